@@ -1,0 +1,91 @@
+"""MAE's configuration."""
+
+from typing import ClassVar, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers.models.vit.configuration_vit import ViTConfig
+
+from ...configuration_utils import SSLConfig
+
+
+@strict
+class MAEConfig(SSLConfig):
+    r"""Configuration of [`MAEModel`]. The defaults are the paper's ViT-B/16 on ImageNet at 224 pixels.
+
+    Args:
+        backbone_config (`dict` or `ViTConfig`, *optional*):
+            A ViT. Fields that a `dict` leaves out are those of ViT-B/16, with `layer_norm_eps` 1e-6.
+        pooling (`"cls"` or `"mean"`, *optional*, defaults to `"mean"`):
+            `pooler_output`: the mean of the patch tokens, as in the paper's fine-tuning, or the class token, as in its
+            linear probing.
+        mask_ratio (`float`, *optional*, defaults to 0.75):
+            Share of the patches that are removed, in (0, 1).
+        norm_pix_loss (`bool`, *optional*, defaults to `True`):
+            Whether the target of a patch is normalised by its own mean and variance.
+        decoder_hidden_size (`int`, *optional*, defaults to 512): Width of the decoder.
+        decoder_num_hidden_layers (`int`, *optional*, defaults to 8): Depth of the decoder.
+        decoder_num_attention_heads (`int`, *optional*, defaults to 16): Attention heads of the decoder.
+        decoder_intermediate_size (`int`, *optional*, defaults to 2048): Width of the decoder's MLPs.
+    """
+
+    model_type = "mae"
+    paper: ClassVar[tuple[str, str]] = ("2111.06377", "Masked Autoencoders Are Scalable Vision Learners")
+
+    pooling: Literal["cls", "mean"] = "mean"
+    mask_ratio: float = 0.75
+    norm_pix_loss: bool = True
+    decoder_hidden_size: int = 512
+    decoder_num_hidden_layers: int = 8
+    decoder_num_attention_heads: int = 16
+    decoder_intermediate_size: int = 2048
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        if self.backbone_config.model_type != "vit":
+            raise ValueError(
+                "MAE encodes the visible patches only, so its backbone must be a ViT (model_type 'vit'); got "
+                f"{self.backbone_config.model_type!r}"
+            )
+        image_size, patch_size = self.backbone_config.image_size, self.backbone_config.patch_size
+        if not isinstance(image_size, int) or not isinstance(patch_size, int) or image_size % patch_size != 0:
+            raise ValueError(
+                "MAE needs square images whose side the patch size divides: give image_size and patch_size as integers "
+                f"such as 224 and 16; got {image_size} and {patch_size}"
+            )
+        if not 0 < self.mask_ratio < 1 or int(self.num_patches * (1 - self.mask_ratio)) == 0:
+            raise ValueError(
+                f"mask_ratio must lie between 0 and 1 and leave at least one of the {self.num_patches} patches of an "
+                f"image visible; got {self.mask_ratio}"
+            )
+        for prefix, config in (("", self.backbone_config), ("decoder_", self.decoder_config())):
+            width, heads = config.hidden_size, config.num_attention_heads
+            if width % 4 != 0 or width % heads != 0:
+                raise ValueError(
+                    f"{prefix}hidden_size must be a multiple of 4, for the sine-cosine position embeddings, and of "
+                    f"{prefix}num_attention_heads; got {width} and {heads}"
+                )
+
+    @classmethod
+    def default_backbone_config(cls) -> ViTConfig:
+        return ViTConfig(**cls.default_backbone_fields())
+
+    @classmethod
+    def default_backbone_fields(cls) -> dict:
+        return {"model_type": "vit", "layer_norm_eps": 1e-6}
+
+    def decoder_config(self) -> ViTConfig:
+        """The decoder's layers, as a ViT's."""
+        return ViTConfig(
+            hidden_size=self.decoder_hidden_size,
+            num_hidden_layers=self.decoder_num_hidden_layers,
+            num_attention_heads=self.decoder_num_attention_heads,
+            intermediate_size=self.decoder_intermediate_size,
+            layer_norm_eps=self.backbone_config.layer_norm_eps,
+            image_size=self.backbone_config.image_size,
+            patch_size=self.backbone_config.patch_size,
+            num_channels=self.backbone_config.num_channels,
+        )
+
+    @property
+    def num_patches(self) -> int:
+        return (self.backbone_config.image_size // self.backbone_config.patch_size) ** 2

@@ -1,0 +1,283 @@
+"""MAE: Masked Autoencoders Are Scalable Vision Learners (arXiv 2111.06377).
+
+Three quarters of an image's patches are dropped, a ViT encodes the rest, and a light transformer reconstructs the
+pixels of the dropped ones. In the order of the computation: encoder, decoder, loss, and the model that holds them.
+"""
+
+import math
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.models.vit.modeling_vit import (
+    ViTAttention,
+    ViTEmbeddings,
+    ViTLayer,
+    ViTMLP,
+    ViTModel,
+    ViTPatchEmbeddings,
+    ViTPreTrainedModel,
+)
+from transformers.utils.output_capturing import capture_outputs
+
+from ...modeling_outputs import ReconstructionOutput, SSLLossOutput
+from ...modeling_utils import SSLForImageClassification, SSLModel
+from ...modules.masking import patchify, random_patch_mask, unpatchify, visible_patch_indices
+from ...modules.position_embeddings import sincos_position_embedding_2d
+from .configuration_mae import MAEConfig
+
+
+def _init_mae_weights(module: nn.Module) -> None:
+    """The paper's initialisation: Xavier uniform, with q, k and v taken as one matrix and the patch projection as a
+    linear layer. Submodules come before the modules that hold them."""
+    if isinstance(module, nn.Linear):
+        init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            init.zeros_(module.bias)
+    elif isinstance(module, ViTAttention):
+        for projection in (module.q_proj, module.k_proj, module.v_proj):
+            bound = math.sqrt(6 / (projection.in_features + 3 * projection.out_features))
+            init.uniform_(projection.weight, -bound, bound)
+    elif isinstance(module, ViTMLP):
+        init.normal_(module.fc1.bias, std=1e-6)
+        init.normal_(module.fc2.bias, std=1e-6)
+    elif isinstance(module, ViTPatchEmbeddings):
+        weight = module.projection.weight
+        fan_in, fan_out = weight[0].numel(), weight.shape[0]
+        bound = math.sqrt(6 / (fan_in + fan_out))
+        init.uniform_(weight, -bound, bound)
+        init.uniform_(module.projection.bias, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
+    elif isinstance(module, nn.LayerNorm):
+        init.ones_(module.weight)
+        init.zeros_(module.bias)
+    elif isinstance(module, MAEViTEmbeddings | MAEDecoder):
+        init.normal_(module.cls_token if isinstance(module, MAEViTEmbeddings) else module.mask_token, std=0.02)
+        positions = module.position_embeddings
+        grid_size = math.isqrt(positions.shape[1] - 1)
+        init.copy_(positions, sincos_position_embedding_2d(grid_size, positions.shape[2], cls_token=True))
+
+
+class MAEViTEmbeddings(ViTEmbeddings):
+    """ViT's embeddings with fixed sine-cosine positions, which can drop patches."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        # A buffer under the same name: the checkpoint stays a ViT's, and loading one cannot make the table trainable.
+        shape = self.position_embeddings.shape
+        del self.position_embeddings
+        self.register_buffer("position_embeddings", torch.zeros(shape))
+
+    def forward(self, pixel_values: torch.Tensor, visible_patches: torch.Tensor | None = None) -> torch.Tensor:
+        embeddings = super().forward(pixel_values, interpolate_pos_encoding=True)
+        if visible_patches is None:
+            return embeddings
+        index = visible_patches[..., None].expand(-1, -1, embeddings.shape[-1])
+        return torch.cat([embeddings[:, :1], embeddings[:, 1:].gather(1, index)], dim=1)
+
+
+class MAEViTModel(ViTModel):
+    """A `ViTModel` that computes nothing for dropped patches. Its checkpoint is one of a plain `ViTModel`."""
+
+    def __init__(self, config):
+        super().__init__(config, add_pooling_layer=False)
+        self.embeddings = MAEViTEmbeddings(config)
+        self.post_init()
+
+    def _init_weights(self, module):
+        with torch.no_grad():
+            _init_mae_weights(module)
+
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self, pixel_values: torch.Tensor, visible_patches: torch.Tensor | None = None, **kwargs
+    ) -> BaseModelOutputWithPooling:
+        """Encodes images.
+
+        Args:
+            pixel_values: `(B, C, H, W)`; positions are interpolated to an `H` and `W` other than `config.image_size`.
+            visible_patches: indices `(B, V)` of the patches to keep; all by default.
+
+        Returns:
+            `last_hidden_state` `(B, 1 + V, hidden_size)`, the class token first.
+        """
+        height, width = pixel_values.shape[-2:]
+        patch_size = self.config.patch_size
+        if height % patch_size != 0 or width % patch_size != 0:
+            raise ValueError(
+                f"the patch size {patch_size} must divide the height and width of the images; got {height} x {width}. "
+                "Resize or crop them, as the model's image processor does."
+            )
+        pixel_values = pixel_values.to(self.embeddings.patch_embeddings.projection.weight.dtype)
+        hidden_states = self.embeddings(pixel_values, visible_patches)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, **kwargs)
+        return BaseModelOutputWithPooling(last_hidden_state=self.layernorm(hidden_states))
+
+    def save_pretrained(self, save_directory, **kwargs):
+        super().save_pretrained(save_directory, **kwargs)
+        # The name of the class that loads it without ssl_hub.
+        self.config.architectures = ["ViTModel"]
+        self.config.save_pretrained(save_directory)
+
+
+class MAEDecoder(ViTPreTrainedModel):
+    """Predicts the pixels of every patch from the encoded visible patches.
+
+    Args:
+        config: the decoder's layers as a ViT's, see `MAEConfig.decoder_config`.
+        encoder_hidden_size: width of the encoder's tokens.
+    """
+
+    def __init__(self, config, encoder_hidden_size: int):
+        super().__init__(config)
+        num_patches = (config.image_size // config.patch_size) ** 2
+        self.embed = nn.Linear(encoder_hidden_size, config.hidden_size)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+        self.register_buffer("position_embeddings", torch.zeros(1, 1 + num_patches, config.hidden_size))
+        self.layers = nn.ModuleList([ViTLayer(config) for _ in range(config.num_hidden_layers)])
+        self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.predict_pixels = nn.Linear(config.hidden_size, config.patch_size**2 * config.num_channels)
+        self.post_init()
+
+    def _init_weights(self, module):
+        with torch.no_grad():
+            _init_mae_weights(module)
+
+    def forward(self, hidden_states: torch.Tensor, visible_patches: torch.Tensor) -> torch.Tensor:
+        """Decodes.
+
+        Args:
+            hidden_states: the encoder's `(B, 1 + V, encoder_hidden_size)`.
+            visible_patches: indices `(B, V)` of its patches.
+
+        Returns:
+            `torch.Tensor`: pixels `(B, num_patches, patch_size**2 * C)`.
+        """
+        hidden_states = self.embed(hidden_states)
+        batch_size, _, width = hidden_states.shape
+        num_patches = self.position_embeddings.shape[1] - 1
+        patches = self.mask_token.to(hidden_states.dtype).expand(batch_size, num_patches, -1)
+        patches = patches.scatter(1, visible_patches[..., None].expand(-1, -1, width), hidden_states[:, 1:])
+        hidden_states = torch.cat([hidden_states[:, :1], patches], dim=1) + self.position_embeddings
+        for layer in self.layers:
+            hidden_states = layer(hidden_states)
+        return self.predict_pixels(self.layernorm(hidden_states))[:, 1:]
+
+
+class MAEHead(nn.Module):
+    """The masked mean squared error between predicted and true patches."""
+
+    def __init__(self, config: MAEConfig):
+        super().__init__()
+        self.patch_size = config.backbone_config.patch_size
+        self.norm_pix_loss = config.norm_pix_loss
+
+    def patch_statistics(self, patches: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation `(B, num_patches, 1)` by which the target is normalised."""
+        if not self.norm_pix_loss:
+            return patches.new_zeros(()), patches.new_ones(())
+        return patches.mean(dim=-1, keepdim=True), (patches.var(dim=-1, keepdim=True) + 1e-6).sqrt()
+
+    def forward(self, prediction: torch.Tensor, pixel_values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Computes the loss, in float32 whatever the input: the variance of a patch underflows in half precision.
+
+        Args:
+            prediction: `(B, num_patches, patch_size**2 * C)`.
+            pixel_values: the normalised images `(B, C, H, W)`.
+            mask: `(B, num_patches)`, `True` (or 1) where a patch counts.
+        """
+        target = patchify(pixel_values.float(), self.patch_size)
+        mean, std = self.patch_statistics(target)
+        error = (prediction.float() - (target - mean) / std).square().mean(dim=-1)
+        return (error * mask).sum() / mask.sum()
+
+
+class MAEModel(SSLModel):
+    """MAE (arXiv 2111.06377): `backbone` encodes the visible patches, `neck` decodes all of them, `head` is the loss."""
+
+    config_class = MAEConfig
+    no_weight_decay = ("cls_token", "mask_token")
+
+    def __init__(self, config: MAEConfig):
+        super().__init__(config)
+        self.backbone = MAEViTModel(config.backbone_config)
+        decoder_config = config.decoder_config()
+        decoder_config._attn_implementation = config._attn_implementation
+        self.neck = MAEDecoder(decoder_config, config.backbone_config.hidden_size)
+        self.head = MAEHead(config)
+        self.post_init()
+
+    def loss(self, pixel_values: torch.Tensor, bool_masked_pos: torch.Tensor | None = None) -> SSLLossOutput:
+        """`mode="loss"`: the reconstruction error of the removed patches.
+
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, image_size, image_size)`):
+                Normalised images.
+            bool_masked_pos (`torch.BoolTensor` of shape `(batch_size, num_patches)`, *optional*):
+                `True` where a patch is removed, as many in every image; drawn at random when not given.
+        """
+        prediction, mask = self._reconstruct_patches(pixel_values, bool_masked_pos)
+        loss = self.head(prediction, pixel_values, mask)
+        return SSLLossOutput(loss=loss, losses={"reconstruction": loss.detach()})
+
+    @torch.no_grad()
+    def predict(self, pixel_values: torch.Tensor, bool_masked_pos: torch.Tensor | None = None) -> ReconstructionOutput:
+        """`mode="predict"`: the reconstruction in pixels. Takes what `mode="loss"` takes.
+
+        With `norm_pix_loss` the model predicts normalised patches; mean and variance come from the image itself.
+        """
+        prediction, mask = self._reconstruct_patches(pixel_values, bool_masked_pos)
+        patch_size, channels = self.config.backbone_config.patch_size, self.config.num_channels
+        patches = patchify(pixel_values.float(), patch_size)
+        mean, std = self.head.patch_statistics(patches)
+        reconstruction = unpatchify(prediction.float() * std + mean, patch_size, channels)
+
+        image_mean = pixel_values.new_tensor(self.config.image_mean, dtype=torch.float32)[:, None, None]
+        image_std = pixel_values.new_tensor(self.config.image_std, dtype=torch.float32)[:, None, None]
+        pixel_mask = unpatchify(mask[..., None].expand_as(patches), patch_size, channels)
+        image = pixel_values.float() * image_std + image_mean
+        return ReconstructionOutput(
+            reconstruction=reconstruction * image_std + image_mean,
+            masked_image=image.masked_fill(pixel_mask, 0.5),
+            mask=mask,
+        )
+
+    def _reconstruct_patches(self, pixel_values, bool_masked_pos):
+        self._check_pixel_values(pixel_values)
+        image_size = self.config.image_size
+        if pixel_values.shape[-2:] != (image_size, image_size):
+            raise ValueError(
+                f"MAE reconstructs images of {image_size} x {image_size} pixels, the size its decoder was built for; "
+                f"got {pixel_values.shape[-2]} x {pixel_values.shape[-1]}. Any size works for mode='tensor'."
+            )
+        batch_size, num_patches = pixel_values.shape[0], self.config.num_patches
+        if bool_masked_pos is None:
+            mask = random_patch_mask(batch_size, num_patches, self.config.mask_ratio, pixel_values.device)
+            num_visible = int(num_patches * (1 - self.config.mask_ratio))
+        else:
+            if bool_masked_pos.shape != (batch_size, num_patches):
+                raise ValueError(
+                    f"bool_masked_pos must have the shape ({batch_size}, {num_patches}), one entry a patch; got "
+                    f"{tuple(bool_masked_pos.shape)}"
+                )
+            mask = bool_masked_pos.bool()
+            counts = mask.sum(dim=1).unique().tolist()
+            if len(counts) != 1 or counts[0] in (0, num_patches):
+                raise ValueError(
+                    "bool_masked_pos must remove the same number of patches from every image of a batch, at least one "
+                    f"and not all {num_patches}; got {counts}"
+                )
+            num_visible = num_patches - counts[0]
+        visible_patches = visible_patch_indices(mask, num_visible)
+        latent = self.backbone(pixel_values, visible_patches=visible_patches).last_hidden_state
+        return self.neck(latent, visible_patches), mask
+
+
+class MAEForImageClassification(SSLForImageClassification):
+    """MAE's encoder with a linear classifier on its pooled features (`config.pooling`)."""
+
+    config_class = MAEConfig
+
+    def build_backbone(self, config: MAEConfig) -> MAEViTModel:
+        return MAEViTModel(config.backbone_config)
