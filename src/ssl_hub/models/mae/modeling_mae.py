@@ -168,10 +168,10 @@ class MAEDecoder(ViTPreTrainedModel):
 class MAEHead(nn.Module):
     """The masked mean squared error between predicted and true patches."""
 
-    def __init__(self, config: MAEConfig):
+    def __init__(self, patch_size: int, norm_pix_loss: bool):
         super().__init__()
-        self.patch_size = config.backbone_config.patch_size
-        self.norm_pix_loss = config.norm_pix_loss
+        self.patch_size = patch_size
+        self.norm_pix_loss = norm_pix_loss
 
     def patch_statistics(self, patches: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and standard deviation `(B, num_patches, 1)` by which the target is normalised."""
@@ -205,7 +205,7 @@ class MAEModel(SSLModel):
         decoder_config = config.decoder_config()
         decoder_config._attn_implementation = config._attn_implementation
         self.neck = MAEDecoder(decoder_config, config.backbone_config.hidden_size)
-        self.head = MAEHead(config)
+        self.head = MAEHead(config.backbone_config.patch_size, config.norm_pix_loss)
         self.post_init()
 
     def loss(self, pixel_values: torch.Tensor, bool_masked_pos: torch.Tensor | None = None) -> SSLLossOutput:
