@@ -1,0 +1,278 @@
+"""Image datasets of any origin, with the same two columns."""
+
+import collections
+import glob
+import io
+import os
+import re
+from pathlib import Path
+
+import datasets
+import numpy as np
+from PIL import Image
+
+from ssl_hub.data.images import UnreadableImageError, decode_image
+
+_IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "pixel_values")
+_LABEL_COLUMNS = ("label", "labels", "fine_label", "cls")
+_IMAGE_SUFFIXES = (
+    *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),
+    *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
+)
+_SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+
+
+def load_image_dataset(
+    name_or_path: str | os.PathLike,
+    split: str = "train",
+    *,
+    config_name: str | None = None,
+    streaming: bool = False,
+    image_column: str | None = None,
+    label_column: str | None = None,
+) -> "datasets.Dataset | datasets.IterableDataset":
+    """Load one split of an image dataset.
+
+    Args:
+        name_or_path: One of
+            * the name of a dataset on the Hub,
+            * a folder written by `save_to_disk`,
+            * a parquet file, a glob of such files or a folder with them; a file's split is read off its name
+              (`test-00000-of-00001.parquet`) or its folder's, and is "train" where neither says,
+            * a folder of images. Its sub-folders are the splits where all of them are called like one
+              (`train/`, `val/`, ...), else the classes,
+            * "digits": the 1,797 scanned digits of 8x8 pixels that come with scikit-learn, the first 1,437 of them
+              for "train", the last 360, which are mostly by other writers, for "test".
+        split: The split.
+        config_name: The configuration of a dataset on the Hub.
+        streaming: Return an `IterableDataset`, which downloads what is read when it is read.
+        image_column: The images' column; found by its type, then its name, if not given.
+        label_column: The labels' column (class labels or integers); found likewise, and may be absent.
+
+    Returns:
+        A dataset with the columns "image", whose files are left encoded (`datasets.Image(decode=False)`, see
+        `decode_image`), and "label" where there are labels. At least one image is known to be readable.
+
+    Raises:
+        FileNotFoundError: There is no such path or dataset, or a folder has no images.
+        ValueError: There is no such split or column, no row, or no image that can be read.
+    """
+    name = os.path.expanduser(os.fspath(name_or_path))
+    path = Path(name)
+    local = name == "digits" or path.exists() or glob.has_magic(name)
+    if local and config_name is not None:
+        raise ValueError(
+            f"config_name={config_name!r} is for datasets on the Hub, and {name!r} is local: leave it out."
+        )
+
+    if name == "digits":
+        dataset = _load_digits(split)
+    elif not local:
+        dataset = _load_from_hub(name, config_name, split, streaming)
+    elif (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+        dataset = _load_saved(name, split)
+    else:
+        dataset = _load_files(name, split, streaming)
+
+    dataset = _select_columns(dataset, name, image_column, label_column)
+    _check_readable(dataset, name)
+    if streaming and isinstance(dataset, datasets.Dataset):
+        dataset = dataset.to_iterable_dataset()
+    return dataset
+
+
+def _load_digits(split: str) -> datasets.Dataset:
+    _check_split(split, ("train", "test"), "digits")
+    from sklearn.datasets import load_digits  # scikit-learn takes a second to import, and only the digits need it
+
+    scans = load_digits()
+    rows = slice(None, 1437) if split == "train" else slice(1437, None)
+    images = []
+    for pixels in scans.images[rows]:
+        file = io.BytesIO()
+        Image.fromarray((pixels * (255 / 16)).round().astype(np.uint8)).save(file, "PNG")
+        images.append({"bytes": file.getvalue(), "path": None})
+    features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=[str(i) for i in range(10)]))
+    return datasets.Dataset.from_dict({"image": images, "label": scans.target[rows]}, features=features)
+
+
+def _load_from_hub(name: str, config_name: str | None, split: str, streaming: bool):
+    message = f"{name!r} is neither a local file or folder nor a dataset that can be reached on the Hub"
+    if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name):
+        raise FileNotFoundError(f"{message} (a dataset's name is NAME or USER/NAME). Check the path.")
+    try:
+        return datasets.load_dataset(name, config_name, split=split, streaming=streaming)
+    except (FileNotFoundError, ConnectionError) as error:
+        raise FileNotFoundError(
+            f"{message} ({error}). Check the name; a private dataset needs `hf auth login`; 'digits' needs no network."
+        ) from error
+
+
+def _load_saved(folder: str, split: str) -> datasets.Dataset:
+    saved = datasets.load_from_disk(folder)
+    if isinstance(saved, datasets.DatasetDict):
+        _check_split(split, saved, folder)
+        return saved[split]
+    _check_split(split, (str(saved.split or "train"),), folder)
+    return saved
+
+
+def _load_files(name: str, split: str, streaming: bool):
+    """Load parquet files given by path, glob or folder, or an image folder."""
+    folder = name if os.path.isdir(name) else ""
+    if folder:
+        files = _list_files(folder)
+    else:
+        files = [name] if os.path.exists(name) else sorted(glob.glob(name, recursive=True))
+
+    # Parquet files go first: a dataset's repository may have a picture for its README. One called metadata is of images.
+    shards = collections.defaultdict(list)
+    for file in map(Path, files):
+        if file.suffix == ".parquet" and file.stem != "metadata":
+            shards[_split_of(file)].append(os.path.join(folder, file))
+    if shards:
+        _check_split(split, shards, name)
+        try:
+            return datasets.load_dataset("parquet", data_files=dict(shards), split=split, streaming=streaming)
+        except (ValueError, datasets.exceptions.DatasetGenerationError) as error:
+            raise ValueError(f"The parquet files of {name!r} cannot be read: {error.__cause__ or error}") from error
+
+    images = [file for file in files if os.path.splitext(file)[1].lower() in _IMAGE_SUFFIXES]
+    if folder and images:
+        return _load_image_folder(folder, images, split)
+
+    suffixes = sorted({os.path.splitext(file)[1] or file for file in files})
+    found = f"{len(files)} files ({', '.join(suffixes[:8])})" if files else "no file at all"
+    raise FileNotFoundError(
+        f"{name!r} is neither an image folder nor parquet files: it has {found}. "
+        f"Give a folder with images ({', '.join(_IMAGE_SUFFIXES)}), or parquet files."
+    )
+
+
+def _list_files(folder: str) -> list[str]:
+    files = []
+    for root, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith((".", "__"))]  # .cache, __MACOSX
+        files += [os.path.relpath(root, folder) + os.sep + name for name in names if not name.startswith(".")]
+    return sorted(file.removeprefix(os.curdir + os.sep) for file in files)
+
+
+def _split_of(file: Path) -> str:
+    if sharded := re.match(r"(.+)-\d{5}-of-\d{5}", file.name):
+        return sharded[1]
+    for word in (re.split(r"[-_.]", file.name)[0], file.parent.name):
+        if word in _SPLIT_NAMES:
+            return _SPLIT_NAMES[word]
+    return "train"
+
+
+def _load_image_folder(folder: str, images: list[str], split: str) -> datasets.Dataset:
+    """Load an image folder as paths: a file is opened when its row is used.
+
+    The builder that `datasets` has for it would take any class or file with a name like a split's for that split, and
+    drop the others.
+    """
+    top_folders = {_top_folder(image) for image in images} - {""}
+    if top_folders and top_folders <= _SPLIT_NAMES.keys():
+        wanted = next((top for top in sorted(top_folders) if split in (top, _SPLIT_NAMES[top])), split)
+        _check_split(wanted, top_folders, folder)
+        folder = os.path.join(folder, wanted)
+        images = [image.removeprefix(wanted + os.sep) for image in images if _top_folder(image) == wanted]
+    else:
+        _check_split(split, ("train",), folder)
+
+    columns = {"image": [os.path.join(folder, image) for image in images]}
+    features = datasets.Features(image=datasets.Value("string"))
+    class_names = sorted({_top_folder(image) for image in images})
+    if len(class_names) > 1 and "" not in class_names:
+        labels = {name: label for label, name in enumerate(class_names)}
+        columns["label"] = [labels[_top_folder(image)] for image in images]
+        features["label"] = datasets.ClassLabel(names=class_names)
+    return datasets.Dataset.from_dict(columns, features=features)
+
+
+def _top_folder(file: str) -> str:
+    return file.split(os.sep, 1)[0] if os.sep in file else ""
+
+
+def _check_split(split: str, splits, name: str) -> None:
+    if split not in splits:
+        raise ValueError(f"{name!r} has no split {split!r}; the splits there are: {', '.join(sorted(splits))}.")
+
+
+def _select_columns(dataset, name: str, image_column: str | None, label_column: str | None):
+    features = dataset.features or {}
+    for column in (image_column, label_column):
+        if column is not None and column not in features:
+            raise ValueError(f"{name!r} has no column {column!r}; the columns there are: {', '.join(features)}.")
+    if image_column is None:
+        image_column = _find_image_column(features, name)
+    elif not _may_hold_images(features[image_column]):
+        raise ValueError(f"The column {image_column!r} of {name!r} holds {features[image_column]}, not images.")
+    if label_column is None:
+        label_column = _find_label_column(features)
+    elif not _holds_classes(features[label_column]):
+        raise ValueError(
+            f"The column {label_column!r} of {name!r} holds {features[label_column]}; labels must be integers or a "
+            "ClassLabel (`Dataset.class_encode_column` makes one)."
+        )
+
+    # First the cast: an iterable dataset would decode its images to rename a column, and encode them again.
+    dataset = dataset.cast_column(image_column, datasets.Image(decode=False))
+    columns = {image_column: "image"} | ({label_column: "label"} if label_column else {})
+    dataset = dataset.select_columns(list(columns))
+    return dataset.rename_columns({old: new for old, new in columns.items() if old != new})
+
+
+def _find_image_column(features: datasets.Features, name: str) -> str:
+    typed = [column for column, feature in features.items() if isinstance(feature, datasets.Image)]
+    if len(typed) == 1:
+        return typed[0]
+    for column in _IMAGE_COLUMNS:
+        if column in features and _may_hold_images(features[column]):
+            return column
+    what = f"several image columns ({', '.join(typed)})" if typed else "no image column"
+    raise ValueError(
+        f"{name!r} has {what}; the columns there are: {', '.join(features) or 'unknown'}. Name it with image_column."
+    )
+
+
+def _may_hold_images(feature) -> bool:
+    if isinstance(feature, datasets.Value):
+        return feature.dtype in ("binary", "large_binary", "string", "large_string")
+    return isinstance(feature, datasets.Image) or (isinstance(feature, dict) and feature.keys() == {"bytes", "path"})
+
+
+def _find_label_column(features: datasets.Features) -> str | None:
+    for column in (
+        *_LABEL_COLUMNS,
+        *(c for c, feature in features.items() if isinstance(feature, datasets.ClassLabel)),
+    ):
+        if column in features and _holds_classes(features[column]):
+            return column
+    return None
+
+
+def _holds_classes(feature) -> bool:
+    return isinstance(feature, datasets.ClassLabel) or (
+        isinstance(feature, datasets.Value) and re.fullmatch(r"u?int\d+", feature.dtype) is not None
+    )
+
+
+def _check_readable(dataset, name: str) -> None:
+    """Read images until one can be read: in a sound dataset that is the first."""
+    errors, count = [], 0
+    for row in dataset:
+        try:
+            decode_image(row["image"], f"row {count}")
+            return
+        except UnreadableImageError as error:
+            count += 1
+            errors = [*errors, error][:3]
+    if count == 0:
+        raise ValueError(f"The dataset {name!r} has no rows in this split.")
+    raise ValueError(f"None of the {count} images of {name!r} can be read: {'; '.join(map(str, errors))}.")

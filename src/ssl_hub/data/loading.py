@@ -1,0 +1,269 @@
+"""Batches for training and evaluation: the same ones whatever the number of workers or processes."""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import cycle, islice
+
+import datasets
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ssl_hub.data.images import UnreadableImageError, decode_image
+
+
+def build_train_loader(
+    dataset: "datasets.Dataset | datasets.IterableDataset",
+    views: Sequence[Callable[[Image.Image], torch.Tensor]],
+    *,
+    batch_size: int,
+    seed: int,
+    num_processes: int = 1,
+    process_index: int = 0,
+    num_workers: int = 0,
+    pin_memory: bool = False,
+    shuffle_buffer_size: int = 10_000,
+) -> DataLoader:
+    """Load this process's share of shuffled, augmented batches, as `collate` makes them.
+
+    `loader.batch_sampler.set_epoch(epoch, start_batch)` says what the next `iter(loader)` begins with. The loader leaves
+    torch's global generators alone, and must not be sharded once more (by `Accelerator.prepare`, say).
+
+    Args:
+        dataset: What `load_image_dataset` returned.
+        views: What `build_views` returned.
+        batch_size: Samples a batch of one process. An incomplete last batch of an epoch is dropped.
+        seed: Of the order and of the views.
+        num_processes, process_index: The processes that train together, and which one of them this is. Side by side
+            their batches are those of one process with `batch_size * num_processes`.
+        shuffle_buffer_size: Rows of a streamed dataset that are held in memory to shuffle it.
+
+    Raises:
+        ValueError: The dataset has fewer rows than a batch of all processes, or a number makes no sense.
+    """
+    sampling = (batch_size, seed, num_processes, process_index)
+    if isinstance(dataset, datasets.IterableDataset):
+        batch_sampler = StreamBatchSampler(dataset, *sampling, shuffle_buffer_size=shuffle_buffer_size)
+    else:
+        batch_sampler = EpochBatchSampler(len(dataset), *sampling)
+    return DataLoader(
+        ViewDataset(dataset, views, seed),
+        batch_sampler=batch_sampler,
+        collate_fn=collate,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        persistent_workers=num_workers > 0,
+        generator=torch.Generator(),  # its own, or each epoch would take a number from the global one
+    )
+
+
+class _BatchSampler(Sampler[list[tuple]]):
+    """What the two batch samplers share: who gets which part of a batch, and the place to start."""
+
+    def __init__(self, batch_size: int, seed: int, num_processes: int, process_index: int):
+        if batch_size < 1 or seed < 0 or not 0 <= process_index < num_processes:
+            raise ValueError(
+                "batch_size must be at least 1, seed at least 0 and process_index below num_processes, got "
+                f"{batch_size=}, {seed=}, {process_index=}, {num_processes=}."
+            )
+        self.seed = seed
+        self.global_batch_size = batch_size * num_processes
+        self.part = slice(process_index * batch_size, (process_index + 1) * batch_size)
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
+        """Let the next iteration be that of `epoch`, without its first `start_batch` batches."""
+        self.epoch = epoch
+        self.start_batch = start_batch
+
+    def _too_small(self, num_rows: int) -> ValueError:
+        return ValueError(
+            f"The dataset has {num_rows} rows, fewer than the {self.global_batch_size} of a batch (of all processes). "
+            "Make the batch smaller or the dataset larger."
+        )
+
+
+class EpochBatchSampler(_BatchSampler):
+    """Keys `(epoch, index)` of this process's part of each batch, in an order drawn from (seed, epoch)."""
+
+    def __init__(self, num_rows: int, batch_size: int, seed: int, num_processes: int = 1, process_index: int = 0):
+        super().__init__(batch_size, seed, num_processes, process_index)
+        if num_rows < self.global_batch_size:
+            raise self._too_small(num_rows)
+        self.num_rows = num_rows
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch, `start_batch` or not."""
+        return self.num_rows // self.global_batch_size
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch, first = self.epoch, self.start_batch
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.num_rows)
+        for batch in range(first, len(self)):
+            start = batch * self.global_batch_size
+            yield [(epoch, int(i)) for i in order[start : start + self.global_batch_size][self.part]]
+
+
+class StreamBatchSampler(_BatchSampler):
+    """Keys `(epoch, index, row)` of this process's part of each batch of a shuffled stream.
+
+    The row travels in the key: the stream is read once, here, and the workers decode. `index` is the row's place in the
+    shuffled stream. Every process reads the whole stream.
+    """
+
+    def __init__(
+        self,
+        dataset: datasets.IterableDataset,
+        batch_size: int,
+        seed: int,
+        num_processes: int = 1,
+        process_index: int = 0,
+        *,
+        shuffle_buffer_size: int = 10_000,
+    ):
+        super().__init__(batch_size, seed, num_processes, process_index)
+        self.stream = dataset.shuffle(seed=seed, buffer_size=shuffle_buffer_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int, dict]]]:
+        epoch, first = self.epoch, self.start_batch
+        self.stream.set_epoch(epoch)
+        rows = islice(enumerate(self.stream), first * self.global_batch_size, None)
+        batch = list(islice(rows, self.global_batch_size))
+        if first == 0 and len(batch) < self.global_batch_size:
+            raise self._too_small(len(batch))
+        while len(batch) == self.global_batch_size:
+            yield [(epoch, index, row) for index, row in batch[self.part]]
+            batch = list(islice(rows, self.global_batch_size))
+
+
+class ViewDataset(Dataset):
+    """Views of the images of a dataset, drawn from (seed, epoch, index) alone.
+
+    `self[epoch, index]`, or `self[epoch, index, row]` for a row that was streamed, is a dict of
+        * pixel_values: the views, uint8 tensors `(3, H, W)`,
+        * index: the row that they show,
+        * unreadable: the names of the images that could not be read on the way.
+
+    An unreadable image is replaced by the next readable one. A streamed one has no next: its `pixel_values` are None,
+    and `collate` puts another one of the batch in its place.
+    """
+
+    def __init__(self, dataset, views: Sequence[Callable[[Image.Image], torch.Tensor]], seed: int):
+        self.dataset = dataset
+        self.views = views
+        self.seed = seed
+
+    def __getitem__(self, key: tuple) -> dict:
+        epoch, index, *streamed = key
+        unreadable = []
+        for row, shown in self._candidates(index, streamed):
+            try:
+                image = decode_image(row["image"], f"row {shown}")
+            except UnreadableImageError as error:
+                unreadable.append(error.name)
+            else:
+                return {"pixel_values": self._draw(image, epoch, index), "index": shown, "unreadable": unreadable}
+        return {"pixel_values": None, "index": index, "unreadable": unreadable}
+
+    def _candidates(self, index: int, streamed: list[dict]) -> Iterator[tuple[dict, int]]:
+        if streamed:
+            yield streamed[0], index
+        else:
+            for i in range(index, index + len(self.dataset)):
+                yield self.dataset[i % len(self.dataset)], i % len(self.dataset)
+
+    def _draw(self, image: Image.Image, epoch: int, index: int) -> list[torch.Tensor]:
+        seed = np.random.SeedSequence([self.seed, epoch, index]).generate_state(1, np.uint64)[0]
+        # Transforms draw from the CPU's generator; torch.manual_seed would reset the accelerators' too.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(int(seed))
+            return [view(image) for view in self.views]
+
+
+def collate(samples: list[dict]) -> dict:
+    """Batch the samples of a `ViewDataset`.
+
+    A sample without pixels is replaced by a readable one of the batch: processes need batches of one size.
+
+    Returns:
+        pixel_values: one uint8 tensor `(B, 3, H, W)` a view.
+        indices: `(B,)`, the rows that they show.
+        unreadable: the names of the images that could not be read.
+
+    Raises:
+        UnreadableImageError: No sample has pixels.
+    """
+    unreadable = [name for sample in samples for name in sample["unreadable"]]
+    readable = [sample for sample in samples if sample["pixel_values"] is not None]
+    if not readable:
+        raise UnreadableImageError(f"None of the images of a batch can be read: {', '.join(unreadable[:5])}, ...")
+    batch = list(islice(cycle(readable), len(samples)))
+    return {
+        "pixel_values": [
+            torch.stack(view).contiguous() for view in zip(*(s["pixel_values"] for s in batch), strict=True)
+        ],
+        "indices": torch.tensor([sample["index"] for sample in batch]),
+        "unreadable": unreadable,
+    }
+
+
+def build_eval_loader(
+    dataset: datasets.Dataset, image_processor, *, batch_size: int, num_workers: int = 0
+) -> DataLoader:
+    """Load batches in the dataset's order, without the unreadable images.
+
+    A batch holds
+        * pixel_values: float32 `(B, 3, S, S)`, as `image_processor` makes them,
+        * labels: `(B,)`, if the dataset has the column "label",
+        * indices: `(B,)`, the rows,
+        * unreadable: the names of the images that were left out.
+
+    B is `batch_size` less what was left out, down to 0, and smaller in the last batch.
+
+    Raises:
+        TypeError: The dataset is streamed.
+    """
+    if isinstance(dataset, datasets.IterableDataset):
+        raise TypeError("Evaluation needs a dataset with a length and rows by index: load it with streaming=False.")
+    return DataLoader(
+        _ProcessedDataset(dataset, image_processor),
+        batch_size=batch_size,
+        collate_fn=_collate_processed,
+        num_workers=num_workers,
+        generator=torch.Generator(),
+    )
+
+
+class _ProcessedDataset(Dataset):
+    def __init__(self, dataset: datasets.Dataset, image_processor):
+        self.dataset = dataset
+        self.image_processor = image_processor
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict:
+        row = self.dataset[index]
+        unreadable = []
+        try:
+            image = decode_image(row["image"], f"row {index}")
+        except UnreadableImageError as error:
+            unreadable.append(error.name)
+            image = Image.new(
+                "RGB", (1, 1)
+            )  # left out by the collator, which takes the shape of an empty batch from it
+        pixel_values = self.image_processor(image, return_tensors="pt")["pixel_values"][0]
+        sample = {"pixel_values": pixel_values, "indices": index, "unreadable": unreadable}
+        return sample | ({"labels": row["label"]} if "label" in row else {})
+
+
+def _collate_processed(samples: list[dict]) -> dict:
+    readable = torch.tensor([not sample["unreadable"] for sample in samples])
+    batch = {
+        "pixel_values": torch.stack([sample["pixel_values"] for sample in samples])[readable],
+        "indices": torch.tensor([sample["indices"] for sample in samples])[readable],
+        "unreadable": [name for sample in samples for name in sample["unreadable"]],
+    }
+    if "labels" in samples[0]:
+        batch["labels"] = torch.tensor([sample["labels"] for sample in samples])[readable]
+    return batch

@@ -1,0 +1,62 @@
+"""From 8-bit pixels to what a model takes, and back."""
+
+from collections.abc import Sequence
+
+import torch
+from transformers import BitImageProcessor
+
+
+class Normalize(torch.nn.Module):
+    """Normalise batches on their device.
+
+    Args:
+        mean, std: Of the red, green and blue channel, in units where 1 is white.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]):
+        super().__init__()
+        _check_statistics(mean, std)
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    def forward(self, pixel_values: torch.Tensor | list[torch.Tensor]) -> torch.Tensor | list[torch.Tensor]:
+        """Turn uint8 `(B, 3, H, W)`, or a list of such views, into float32 `(pixel_values / 255 - mean) / std`."""
+        if isinstance(pixel_values, list):
+            return [self(view) for view in pixel_values]
+        return (pixel_values.float() / 255).sub_(self.mean).div_(self.std)
+
+    def denormalize(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Turn normalised pixels `(..., 3, H, W)` back into an image with values from 0 to 1 (what is beyond is cut)."""
+        return (pixel_values * self.std + self.mean).clamp(0, 1)
+
+
+def build_image_processor(
+    image_size: int, mean: Sequence[float], std: Sequence[float], crop_ratio: float = 224 / 256
+) -> BitImageProcessor:
+    """Build the usual image processor of evaluation: resize (bicubic), centre crop, normalise.
+
+    Args:
+        image_size: Edge of the crop, in pixels.
+        mean, std: As in `Normalize`.
+        crop_ratio: Edge of the crop over the shortest edge of the resized image, in (0, 1].
+    """
+    _check_statistics(mean, std)
+    if not isinstance(image_size, int) or image_size < 1 or not 0 < crop_ratio <= 1:
+        raise ValueError(
+            f"image_size must be a whole number of at least 1 and crop_ratio in (0, 1], got {image_size=}, {crop_ratio=}."
+        )
+    return BitImageProcessor(
+        size={"shortest_edge": round(image_size / crop_ratio)},
+        crop_size={"height": image_size, "width": image_size},
+        image_mean=list(mean),
+        image_std=list(std),
+    )
+
+
+def _check_statistics(mean: Sequence[float], std: Sequence[float]) -> None:
+    valid = len(mean) == len(std) == 3 and all(0 <= m <= 1 for m in mean) and all(0 < s <= 1 for s in std)
+    if not valid:
+        raise ValueError(
+            f"mean and std must be three numbers each, in units where 1 is white, got {mean=} and {std=}. "
+            "Divide statistics of 0..255 pixels by 255."
+        )

@@ -1,0 +1,209 @@
+import random
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ssl_hub.data.datasets import load_image_dataset
+from ssl_hub.data.images import UnreadableImageError
+from ssl_hub.data.loading import EpochBatchSampler, ViewDataset, build_eval_loader, build_train_loader
+from ssl_hub.data.processing import build_image_processor
+from ssl_hub.data.views import build_views
+
+NUM_IMAGES = 21
+DAMAGED = (5, 6, 20)
+VIEWS = build_views(
+    [
+        {
+            "count": 2,
+            "size": 16,
+            "hflip": 0.5,
+            "color_jitter": {"p": 0.8, "brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1},
+            "gaussian_blur": {"p": 0.5},
+        },
+        {"size": 8, "scale": [0.2, 0.5]},
+    ]
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Photos of many sizes in two classes; two neighbours and the last one are damaged."""
+    folder = tmp_path_factory.mktemp("images")
+    noise = np.random.default_rng(0)
+    for i in range(NUM_IMAGES):
+        path = folder / ("a" if i < 12 else "b") / f"{i:02}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(noise.integers(0, 256, (20 + i, 45 - i, 3), dtype=np.uint8)).save(path)
+        if i in DAMAGED:
+            path.write_bytes(path.read_bytes()[:300])
+    return folder
+
+
+@pytest.fixture(scope="module", params=["map-style", "streamed"])
+def dataset(request, folder):
+    return load_image_dataset(folder, streaming=request.param == "streamed")
+
+
+def train_loader(dataset, batch_size=4, views=VIEWS, **options):
+    return build_train_loader(dataset, views, **{"seed": 7, "shuffle_buffer_size": 8, **options}, batch_size=batch_size)
+
+
+def epoch_of(loader, epoch, start_batch=0):
+    loader.batch_sampler.set_epoch(epoch, start_batch)
+    return list(loader)
+
+
+def assert_same(batches, expected):
+    assert len(batches) == len(expected) > 0
+    for batch, other in zip(batches, expected, strict=True):
+        assert torch.equal(batch["indices"], other["indices"])
+        assert batch["unreadable"] == other["unreadable"]
+        for view, other_view in zip(batch["pixel_values"], other["pixel_values"], strict=True):
+            assert torch.equal(view, other_view)
+
+
+def test_batches(dataset):
+    batches = epoch_of(train_loader(dataset), 0)
+    assert len(batches) == NUM_IMAGES // 4
+    for batch in batches:
+        assert [tuple(view.shape) for view in batch["pixel_values"]] == [(4, 3, 16, 16), (4, 3, 16, 16), (4, 3, 8, 8)]
+        assert all(view.dtype == torch.uint8 and view.is_contiguous() for view in batch["pixel_values"])
+        assert batch["indices"].shape == (4,) and batch["indices"].dtype == torch.int64
+
+
+def test_workers_change_nothing(dataset):
+    alone, helped = train_loader(dataset), train_loader(dataset, num_workers=2)
+    first = epoch_of(alone, 0)
+    assert_same(epoch_of(helped, 0), first)
+    second = epoch_of(alone, 1)
+    assert_same(epoch_of(helped, 1), second)  # by the same, persistent workers
+    next(iter(helped))  # an epoch that is given up with batches in flight
+    assert_same(epoch_of(helped, 0, start_batch=1), first[1:])
+    assert not torch.equal(first[0]["pixel_values"][0], second[0]["pixel_values"][0])
+
+
+def test_two_processes_are_one(folder):
+    rows = load_image_dataset(folder).select([i for i in range(NUM_IMAGES) if i not in DAMAGED])
+    for dataset in (rows, rows.to_iterable_dataset()):
+        whole = epoch_of(train_loader(dataset, batch_size=8), 3)
+        parts = [epoch_of(train_loader(dataset, num_processes=2, process_index=i), 3) for i in range(2)]
+        assert len(whole) == len(parts[0]) == len(parts[1]) == 2
+        for batch, first, second in zip(whole, *parts, strict=True):
+            assert torch.equal(batch["indices"], torch.cat([first["indices"], second["indices"]]))
+            for views in zip(batch["pixel_values"], first["pixel_values"], second["pixel_values"], strict=True):
+                assert torch.equal(views[0], torch.cat(views[1:]))
+
+
+def test_resume(dataset):
+    batches = epoch_of(train_loader(dataset), 2)
+    assert_same(epoch_of(train_loader(dataset), 2, start_batch=3), batches[3:])
+    loader = train_loader(dataset)
+    epoch_of(loader, 2, start_batch=3)
+    assert len(epoch_of(loader, 3)) == len(batches)
+    assert epoch_of(loader, 2, start_batch=len(batches)) == []
+
+
+def test_seed_and_epoch_change_the_order(folder):
+    dataset = load_image_dataset(folder)
+    orders = [epoch_of(train_loader(dataset, seed=seed), epoch)[0] for seed, epoch in ((7, 0), (7, 1), (8, 0))]
+    assert len({tuple(batch["indices"].tolist()) for batch in orders}) == 3
+
+
+def test_views_are_drawn_from_seed_epoch_and_index():
+    same = datasets.Dataset.from_dict({"image": [Image.effect_noise((30, 30), 80)] * 2})
+    same = same.cast_column("image", datasets.Image(decode=False))
+
+    def view(seed, *key):
+        return ViewDataset(same, VIEWS[:1], seed)[key]["pixel_values"][0]
+
+    assert torch.equal(view(7, 0, 0), view(7, 0, 0))
+    for other in (view(8, 0, 0), view(7, 1, 0), view(7, 0, 1)):
+        assert not torch.equal(view(7, 0, 0), other)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_global_generators_are_left_alone(dataset, num_workers):
+    torch.manual_seed(0)
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
+    loader = train_loader(dataset, num_workers=num_workers)
+    epoch_of(loader, 0)
+    epoch_of(loader, 1)
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert random.getstate() == states[1]
+    assert (np.random.get_state()[1] == states[2]).all()
+
+
+def test_an_unreadable_image_is_replaced_by_the_next_one(folder):
+    dataset = load_image_dataset(folder)
+    batches = epoch_of(train_loader(dataset, batch_size=NUM_IMAGES), 0)
+    indices = batches[0]["indices"].tolist()
+    assert len(indices) == NUM_IMAGES
+    assert indices.count(7) == 3 and indices.count(0) == 2  # for 5 and 6, for 20
+    assert not {*DAMAGED} & {*indices}
+    names = [name[-6:] for name in batches[0]["unreadable"]]
+    assert sorted(names) == ["05.jpg", "06.jpg", "06.jpg", "20.jpg"]
+    first, second = [i for i, index in enumerate(indices) if index == 0]
+    assert not torch.equal(batches[0]["pixel_values"][0][first], batches[0]["pixel_values"][0][second])
+
+
+def test_an_unreadable_streamed_image_is_replaced_within_its_batch(folder):
+    dataset = load_image_dataset(folder, streaming=True)
+    (batch,) = epoch_of(train_loader(dataset, batch_size=NUM_IMAGES), 0)
+    assert sorted(name[-6:] for name in batch["unreadable"]) == ["05.jpg", "06.jpg", "20.jpg"]
+    assert len(batch["indices"]) == len(batch["pixel_values"][0]) == NUM_IMAGES
+    assert len(set(batch["indices"].tolist())) == NUM_IMAGES - 3
+
+
+def test_nothing_readable():
+    features = datasets.Features(image=datasets.Image(decode=False))
+    dataset = datasets.Dataset.from_dict({"image": [{"bytes": b"", "path": "x.jpg"}] * 4}, features=features)
+    with pytest.raises(UnreadableImageError, match=r"x\.jpg"):
+        next(iter(train_loader(dataset)))
+    assert str(UnreadableImageError("text")) == "text"  # a worker's error is raised again from its text alone
+
+
+def test_a_batch_larger_than_the_dataset(folder):
+    for streaming in (False, True):
+        with pytest.raises(ValueError, match="21 rows, fewer than the 24 of a batch"):
+            next(iter(train_loader(load_image_dataset(folder, streaming=streaming), batch_size=12, num_processes=2)))
+
+
+def test_bad_numbers(dataset):
+    for wrong in ({"batch_size": 0}, {"seed": -1}, {"num_processes": 2, "process_index": 2}):
+        with pytest.raises(ValueError, match=r"batch_size=.*seed=.*process_index="):
+            train_loader(dataset, **wrong)
+
+
+def test_an_epoch_sees_every_row_once():
+    samplers = [EpochBatchSampler(103, 5, 0, num_processes=2, process_index=i) for i in range(2)]
+    seen = [index for sampler in samplers for batch in sampler for _, index in batch]
+    assert len(seen) == len(set(seen)) == 100
+    assert len(samplers[0]) == 10
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_evaluation(folder, num_workers):
+    dataset = load_image_dataset(folder)
+    processor = build_image_processor(16, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    state = torch.get_rng_state()
+    batches = list(build_eval_loader(dataset, processor, batch_size=4, num_workers=num_workers))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.cat([batch["indices"] for batch in batches]).tolist() == [
+        i for i in range(NUM_IMAGES) if i not in DAMAGED
+    ]
+    assert torch.cat([batch["labels"] for batch in batches]).tolist() == [0] * 10 + [1] * 8
+    assert [name[-6:] for batch in batches for name in batch["unreadable"]] == ["05.jpg", "06.jpg", "20.jpg"]
+    assert [tuple(b["pixel_values"].shape) for b in batches] == [(n, 3, 16, 16) for n in (4, 2, 4, 4, 4, 0)]
+    image = Image.open(dataset[7]["image"]["path"])
+    assert torch.equal(batches[1]["pixel_values"][1], processor(image, return_tensors="pt")["pixel_values"][0])
+
+
+def test_evaluation_without_labels(folder):
+    dataset = load_image_dataset(folder).remove_columns("label")
+    processor = build_image_processor(16, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    assert "labels" not in next(iter(build_eval_loader(dataset, processor, batch_size=4)))
+    with pytest.raises(TypeError, match="streaming=False"):
+        build_eval_loader(dataset.to_iterable_dataset(), processor, batch_size=4)

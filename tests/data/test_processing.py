@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor
+
+from ssl_hub.data.processing import Normalize, build_image_processor
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def test_normalize():
+    normalize = Normalize(MEAN, STD)
+    pixels = torch.randint(0, 256, (2, 3, 5, 4), dtype=torch.uint8)
+    before = pixels.clone()
+    out = normalize(pixels)
+    expected = (pixels.numpy() / 255 - np.reshape(MEAN, (3, 1, 1))) / np.reshape(STD, (3, 1, 1))
+    assert out.dtype == torch.float32
+    np.testing.assert_allclose(out.numpy(), expected, rtol=1e-5, atol=1e-6)
+    assert torch.equal(pixels, before)
+    torch.testing.assert_close(normalize.denormalize(out), pixels / 255, atol=1e-6, rtol=0)
+    assert normalize.denormalize(torch.full((3, 1, 1), 99.0)).max() == 1
+    assert not normalize.state_dict()
+
+
+def test_normalize_keeps_the_list_and_its_input():
+    normalize = Normalize(MEAN, STD)
+    views = [torch.zeros(2, 3, 8, 8), torch.full((2, 3, 4, 4), 255, dtype=torch.uint8)]
+    out = normalize(views)
+    assert [view.shape for view in out] == [view.shape for view in views]
+    assert out[1][0, 0, 0, 0] == pytest.approx((1 - MEAN[0]) / STD[0])
+    assert views[0].abs().max() == 0
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "1"])
+@pytest.mark.parametrize("size", [(90, 60), (20, 30), (1, 1)])
+def test_image_processor_takes_any_image(mode, size):
+    out = build_image_processor(32, MEAN, STD)(Image.new(mode, size), return_tensors="pt")["pixel_values"]
+    assert out.shape == (1, 3, 32, 32) and out.dtype == torch.float32
+
+
+def test_image_processor_crops_the_centre_and_normalizes(tmp_path):
+    image = Image.new("RGB", (64, 96))
+    image.paste((255, 128, 0), (8, 24, 56, 72))
+    processor = build_image_processor(48, MEAN, STD, crop_ratio=0.75)
+    processor.save_pretrained(tmp_path)
+    for loaded in (processor, AutoImageProcessor.from_pretrained(tmp_path)):
+        out = loaded(image, return_tensors="pt")["pixel_values"]
+        pixels = torch.tensor([255, 128, 0], dtype=torch.uint8).view(1, 3, 1, 1).expand(1, 3, 48, 48)
+        torch.testing.assert_close(out, Normalize(MEAN, STD)(pixels), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"), [((123.7, 116.3, 103.5), (58.4, 57.1, 57.4)), (MEAN[:1], STD[:1]), (MEAN, (0, 1, 1))]
+)
+def test_bad_statistics(mean, std):
+    for build in (Normalize, lambda *statistics: build_image_processor(32, *statistics)):
+        with pytest.raises(ValueError, match="three numbers each"):
+            build(mean, std)
+
+
+@pytest.mark.parametrize("arguments", [{"image_size": 0}, {"image_size": 32, "crop_ratio": 1.2}])
+def test_bad_sizes(arguments):
+    with pytest.raises(ValueError, match=r"image_size=.*crop_ratio="):
+        build_image_processor(mean=MEAN, std=STD, **arguments)
