@@ -39,7 +39,7 @@ def __dir__():
     return sorted(__all__)
 
 
-_AUTO_CONFIG_MODULE = "transformers.models.auto.configuration_auto"
+_AUTO_MODULES = ("transformers.models.auto.configuration_auto", "transformers.models.auto.modeling_auto")
 
 
 def _register_configs():
@@ -47,27 +47,36 @@ def _register_configs():
 
 
 class _RegisterAfterImport(importlib.abc.MetaPathFinder):
-    """Registers our configurations right after transformers has imported its `AutoConfig`.
+    """Registers our configurations once transformers has imported its Auto classes.
 
-    Importing the Auto classes takes seconds, which someone who only imports ssl_hub should not pay.
+    That import takes seconds, which someone who only imports ssl_hub should not pay. Our configurations need both
+    modules whole, and either may be the one that imports the other.
     """
 
+    def __init__(self):
+        self.waiting_for = set(_AUTO_MODULES)
+        self.loading = set()
+
     def find_spec(self, fullname, path, target=None):
-        if fullname != _AUTO_CONFIG_MODULE:
+        if fullname not in self.waiting_for:
             return None
-        sys.meta_path.remove(self)
+        self.waiting_for.remove(fullname)
+        self.loading.add(fullname)
         spec = importlib.util.find_spec(fullname)
         execute = spec.loader.exec_module
 
         def execute_and_register(module):
             execute(module)
-            _register_configs()
+            self.loading.remove(fullname)
+            if not self.loading and self in sys.meta_path:
+                sys.meta_path.remove(self)
+                _register_configs()
 
         spec.loader.exec_module = execute_and_register
         return spec
 
 
-if _AUTO_CONFIG_MODULE in sys.modules:
+if _AUTO_MODULES[0] in sys.modules:
     _register_configs()
 else:
     sys.meta_path.insert(0, _RegisterAfterImport())

@@ -25,8 +25,8 @@ class SSLConfig(PreTrainedConfig):
 
     # PreTrainedConfig stands for whatever class `backbone_config.model_type` names.
     sub_configs: ClassVar[dict[str, type[PreTrainedConfig]]] = {"backbone_config": PreTrainedConfig}
-    # arXiv id and title of the paper, for model cards.
-    paper: ClassVar[tuple[str, str] | None] = None
+    # Title and arXiv id of the paper, for model cards.
+    paper: ClassVar[str | None] = None
     # Set by models/auto.py; called with the configuration's class.
     register_models: ClassVar[Callable | None] = None
 

@@ -1,6 +1,7 @@
 """Batches for training and evaluation: the same ones whatever the number of workers or processes."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import cycle, islice
 
 import datasets
@@ -226,44 +227,47 @@ def build_eval_loader(
     if isinstance(dataset, datasets.IterableDataset):
         raise TypeError("Evaluation needs a dataset with a length and rows by index: load it with streaming=False.")
     return DataLoader(
-        _ProcessedDataset(dataset, image_processor),
+        _ImageDataset(dataset),
         batch_size=batch_size,
-        collate_fn=_collate_processed,
+        collate_fn=partial(_collate_processed, image_processor=image_processor),
         num_workers=num_workers,
         generator=torch.Generator(),
     )
 
 
-class _ProcessedDataset(Dataset):
-    def __init__(self, dataset: datasets.Dataset, image_processor):
+class _ImageDataset(Dataset):
+    """The decoded images of a dataset, None for an unreadable one."""
+
+    def __init__(self, dataset: datasets.Dataset):
         self.dataset = dataset
-        self.image_processor = image_processor
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict:
         row = self.dataset[index]
-        unreadable = []
+        sample = {"image": None, "index": index, "label": row.get("label"), "unreadable": []}
         try:
-            image = decode_image(row["image"], f"row {index}")
+            sample["image"] = decode_image(row["image"], f"row {index}")
         except UnreadableImageError as error:
-            unreadable.append(error.name)
-            image = Image.new(
-                "RGB", (1, 1)
-            )  # left out by the collator, which takes the shape of an empty batch from it
-        pixel_values = self.image_processor(image, return_tensors="pt")["pixel_values"][0]
-        sample = {"pixel_values": pixel_values, "indices": index, "unreadable": unreadable}
-        return sample | ({"labels": row["label"]} if "label" in row else {})
+            sample["unreadable"].append(error.name)
+        return sample
 
 
-def _collate_processed(samples: list[dict]) -> dict:
-    readable = torch.tensor([not sample["unreadable"] for sample in samples])
+def _collate_processed(samples: list[dict], image_processor) -> dict:
+    readable = [sample for sample in samples if sample["image"] is not None]
+    if readable:
+        # In one call: the processor's own cost is that of a call, and of an image only where sizes differ.
+        images = [sample["image"] for sample in readable]
+        pixel_values = image_processor(images, return_tensors="pt")["pixel_values"]
+    else:
+        crop = image_processor.crop_size
+        pixel_values = torch.empty(0, 3, crop["height"], crop["width"])
     batch = {
-        "pixel_values": torch.stack([sample["pixel_values"] for sample in samples])[readable],
-        "indices": torch.tensor([sample["indices"] for sample in samples])[readable],
+        "pixel_values": pixel_values,
+        "indices": torch.tensor([sample["index"] for sample in readable], dtype=torch.long),
         "unreadable": [name for sample in samples for name in sample["unreadable"]],
     }
-    if "labels" in samples[0]:
-        batch["labels"] = torch.tensor([sample["labels"] for sample in samples])[readable]
+    if samples[0]["label"] is not None:
+        batch["labels"] = torch.tensor([sample["label"] for sample in readable], dtype=torch.long)
     return batch

@@ -29,7 +29,7 @@ class MAEConfig(SSLConfig):
     """
 
     model_type = "mae"
-    paper: ClassVar[tuple[str, str]] = ("2111.06377", "Masked Autoencoders Are Scalable Vision Learners")
+    paper: ClassVar[str] = "Masked Autoencoders Are Scalable Vision Learners, arXiv 2111.06377"
 
     pooling: Literal["cls", "mean"] = "mean"
     mask_ratio: float = 0.75

@@ -16,7 +16,6 @@ from transformers.models.vit.modeling_vit import (
     ViTLayer,
     ViTMLP,
     ViTModel,
-    ViTPatchEmbeddings,
     ViTPreTrainedModel,
 )
 from transformers.utils.output_capturing import capture_outputs
@@ -28,26 +27,34 @@ from ...modules.position_embeddings import sincos_position_embedding_2d
 from .configuration_mae import MAEConfig
 
 
+def _mark_linear_layers(model: nn.Module) -> None:
+    """Notes on each linear layer what sets its initialisation apart.
+
+    `_init_weights` has to do its work on the modules that own the tensors: when a checkpoint lacks some, transformers
+    passes over modules without tensors of their own, such as an attention.
+    """
+    for module in model.modules():
+        if isinstance(module, ViTAttention):
+            for projection in (module.q_proj, module.k_proj, module.v_proj):
+                projection.fan_out = 3 * projection.out_features
+        elif isinstance(module, ViTMLP):
+            module.fc1.bias_std = module.fc2.bias_std = 1e-6
+
+
+@torch.no_grad()
 def _init_mae_weights(module: nn.Module) -> None:
     """The paper's initialisation: Xavier uniform, with q, k and v taken as one matrix and the patch projection as a
-    linear layer. Submodules come before the modules that hold them."""
+    linear layer."""
     if isinstance(module, nn.Linear):
-        init.xavier_uniform_(module.weight)
+        bound = math.sqrt(6 / (module.in_features + getattr(module, "fan_out", module.out_features)))
+        init.uniform_(module.weight, -bound, bound)
         if module.bias is not None:
-            init.zeros_(module.bias)
-    elif isinstance(module, ViTAttention):
-        for projection in (module.q_proj, module.k_proj, module.v_proj):
-            bound = math.sqrt(6 / (projection.in_features + 3 * projection.out_features))
-            init.uniform_(projection.weight, -bound, bound)
-    elif isinstance(module, ViTMLP):
-        init.normal_(module.fc1.bias, std=1e-6)
-        init.normal_(module.fc2.bias, std=1e-6)
-    elif isinstance(module, ViTPatchEmbeddings):
-        weight = module.projection.weight
-        fan_in, fan_out = weight[0].numel(), weight.shape[0]
+            init.normal_(module.bias, std=getattr(module, "bias_std", 0.0))
+    elif isinstance(module, nn.Conv2d):
+        fan_in, fan_out = module.weight[0].numel(), module.out_channels
         bound = math.sqrt(6 / (fan_in + fan_out))
-        init.uniform_(weight, -bound, bound)
-        init.uniform_(module.projection.bias, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
+        init.uniform_(module.weight, -bound, bound)
+        init.uniform_(module.bias, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
     elif isinstance(module, nn.LayerNorm):
         init.ones_(module.weight)
         init.zeros_(module.bias)
@@ -84,9 +91,12 @@ class MAEViTModel(ViTModel):
         self.embeddings = MAEViTEmbeddings(config)
         self.post_init()
 
+    def post_init(self):
+        _mark_linear_layers(self)  # the constructor of ViTModel initialises already
+        super().post_init()
+
     def _init_weights(self, module):
-        with torch.no_grad():
-            _init_mae_weights(module)
+        _init_mae_weights(module)
 
     @capture_outputs(tie_last_hidden_states=False)
     def forward(
@@ -138,11 +148,11 @@ class MAEDecoder(ViTPreTrainedModel):
         self.layers = nn.ModuleList([ViTLayer(config) for _ in range(config.num_hidden_layers)])
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.predict_pixels = nn.Linear(config.hidden_size, config.patch_size**2 * config.num_channels)
+        _mark_linear_layers(self)
         self.post_init()
 
     def _init_weights(self, module):
-        with torch.no_grad():
-            _init_mae_weights(module)
+        _init_mae_weights(module)
 
     def forward(self, hidden_states: torch.Tensor, visible_patches: torch.Tensor) -> torch.Tensor:
         """Decodes.

@@ -1,0 +1,56 @@
+"""Pretrains a model by a recipe.
+
+    accelerate launch examples/run_pretrain.py --recipe mae-vit-base-300e --dataset_name imagenet-1k --output_dir out
+    accelerate launch examples/run_pretrain.py --recipe mae-vit-base-300e --train_dir my_images --output_dir out
+
+`--help` lists the arguments; what the command line leaves out comes from the recipe.
+"""
+
+import logging
+
+import torch
+from transformers import AutoModelForPreTraining
+from transformers.utils.logging import disable_progress_bar
+
+from ssl_hub.data.datasets import load_image_dataset
+from ssl_hub.training.arguments import parse_arguments
+from ssl_hub.training.trainer import SSLTrainer
+
+
+def main():
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    disable_progress_bar()  # the trainer shows one
+    recipe, model_args, data_args, args = parse_arguments()
+
+    columns = {"image_column": data_args.image_column_name, "label_column": data_args.label_column_name}
+    source = data_args.dataset_name or data_args.train_dir
+    config_name = data_args.dataset_config_name
+    train_dataset = load_image_dataset(
+        source, data_args.train_split, config_name=config_name, streaming=data_args.streaming, **columns
+    )
+    eval_dataset = None
+    if data_args.validation_dir is not None:
+        eval_dataset = load_image_dataset(data_args.validation_dir, **columns)
+    elif data_args.eval_split is not None:
+        eval_dataset = load_image_dataset(source, data_args.eval_split, config_name=config_name, **columns)
+
+    torch.manual_seed(args.seed)
+    if model_args.model_name_or_path is None:
+        model = AutoModelForPreTraining.from_config(recipe.build_config(model_args.config_overrides))
+    else:
+        model = AutoModelForPreTraining.from_pretrained(model_args.model_name_or_path)
+
+    trainer = SSLTrainer(
+        model,
+        args,
+        train_dataset,
+        recipe.views,
+        eval_dataset,
+        recipe_name=recipe.name,
+        dataset_name=data_args.dataset_name,
+    )
+    trainer.train()
+
+
+if __name__ == "__main__":
+    main()

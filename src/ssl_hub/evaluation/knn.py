@@ -1,0 +1,85 @@
+"""Weighted k-nearest-neighbour classification of frozen features, the protocol of Wu et al. (arXiv 1805.01978)."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from .features import check_features
+
+# Entries of the similarity matrix held at a time: 256 MiB of float32, whatever the sizes of the two sets.
+_MAX_SIMILARITIES = 2**26
+
+
+def knn_classify(
+    train_features: Tensor,
+    train_labels: Tensor,
+    features: Tensor,
+    num_classes: int,
+    k: int = 20,
+    temperature: float = 0.07,
+) -> Tensor:
+    """Class scores of `features` by a weighted vote of the `k` most similar train features (arXiv 1805.01978).
+
+    Similarity is the dot product of L2-normalised features and a neighbour's vote `exp(similarity / temperature)`.
+    A row of scores is divided by its sum: the order of the classes is that of the paper, and small temperatures do not
+    overflow.
+
+    Args:
+        train_features: `(N, D)`.
+        train_labels: `(N,)`, class indices below `num_classes`.
+        features: `(M, D)`, on the device of `train_features`, where the work is done.
+        k: number of neighbours, at most N.
+        temperature: positive; the smaller, the more the nearest neighbours count.
+
+    Returns:
+        Scores `(M, num_classes)`, float32; each row sums to 1 and its largest entry is the prediction.
+
+    Raises:
+        ValueError: sizes that do not fit, an empty set, features that are not finite, `k`, a label or the temperature
+            out of range.
+    """
+    check_features("train", train_features, train_labels)
+    check_features("test", features)
+    if features.shape[1] != train_features.shape[1]:
+        raise ValueError(
+            f"Train features have {train_features.shape[1]} dimensions, test features {features.shape[1]}: extract "
+            "both with the same model."
+        )
+    if not 1 <= k <= len(train_features):
+        raise ValueError(f"k={k} neighbours of {len(train_features)} train features: choose k in [1, N].")
+    if not temperature > 0:
+        raise ValueError(f"temperature={temperature} must be positive (the paper uses 0.07).")
+    if train_labels.max() >= num_classes:
+        raise ValueError(f"A train label is {train_labels.max()}, but num_classes={num_classes}.")
+
+    train_features = normalize(train_features.float())
+    train_labels = train_labels.to(train_features.device, torch.long)
+    chunk_size = max(1, _MAX_SIMILARITIES // len(train_features))
+    scores = []
+    for chunk in features.split(chunk_size):
+        similarities = normalize(chunk.float()) @ train_features.T
+        nearest, indices = similarities.topk(k)
+        votes = (nearest / temperature).softmax(dim=1)
+        scores.append(votes.new_zeros(len(chunk), num_classes).scatter_add_(1, train_labels[indices], votes))
+    return torch.cat(scores)
+
+
+def knn_accuracy(
+    train_features: Tensor,
+    train_labels: Tensor,
+    test_features: Tensor,
+    test_labels: Tensor,
+    k: int = 20,
+    temperature: float = 0.07,
+) -> float:
+    """Top-1 accuracy, from 0 to 1, of [`knn_classify`] on the test set. The arguments and errors are its own.
+
+    Args:
+        test_features: `(M, D)`.
+        test_labels: `(M,)`, class indices.
+    """
+    check_features("train", train_features, train_labels)
+    check_features("test", test_features, test_labels)
+    num_classes = int(train_labels.max()) + 1
+    scores = knn_classify(train_features, train_labels, test_features, num_classes, k, temperature)
+    return (scores.argmax(dim=1) == test_labels.to(scores.device)).float().mean().item()

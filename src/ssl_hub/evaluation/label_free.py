@@ -1,0 +1,49 @@
+"""Signs of collapse that need no labels."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from .features import check_features
+
+_RANKME_EPSILON = 1e-7
+
+
+def embedding_std(features: Tensor) -> float:
+    """How far L2-normalised features spread over the sphere, after the collapse check of SimSiam (arXiv 2011.10566).
+
+    The standard deviation of each dimension over the samples, averaged over the dimensions, times sqrt(D).
+
+    Args:
+        features: `(N, D)`.
+
+    Returns:
+        1 when the features cover the sphere evenly, 0 when all have collapsed to one direction.
+
+    Raises:
+        ValueError: features that are not a finite, non-empty `(N, D)`.
+    """
+    check_features("given", features)
+    return (normalize(features.float()).std(dim=0, correction=0).mean() * features.shape[1] ** 0.5).item()
+
+
+def rankme(features: Tensor) -> float:
+    """The effective rank of the features, RankMe (arXiv 2210.02885).
+
+    The exponential of the entropy of the singular values, normalised to sum to one, with the epsilon of the paper.
+
+    Args:
+        features: `(N, D)`; the paper takes 25,600 samples, and N below D bounds the result by N.
+
+    Returns:
+        About 1 when all features lie on one line, min(N, D) when no direction stands out; 0 when all are zero.
+
+    Raises:
+        ValueError: features that are not a finite, non-empty `(N, D)`.
+    """
+    check_features("given", features)
+    singular_values = torch.linalg.svdvals(features.float())
+    if singular_values.sum() == 0:
+        return 0.0
+    p = singular_values / singular_values.sum() + _RANKME_EPSILON
+    return torch.exp(-(p * p.log()).sum()).item()

@@ -1,0 +1,177 @@
+"""The model card of a pretrained model: metadata for the Hub and what a reader needs to use it."""
+
+import os
+import re
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from transformers import PreTrainedConfig
+
+_METRIC_NAMES = {
+    "knn_accuracy": "kNN accuracy",
+    "linear_probe_accuracy": "linear probe accuracy",
+    "embedding_std": "embedding standard deviation (1: well spread, 0: collapsed)",
+    "rankme": "RankMe (effective rank)",
+}
+
+
+def build_model_card(
+    config: PreTrainedConfig,
+    *,
+    recipe_name: str | None = None,
+    dataset_name: str | None = None,
+    training_arguments: dict | None,
+    metrics: list[dict],
+    repo_id: str | None = None,
+    license: str = "apache-2.0",
+    has_reconstruction: bool = False,
+) -> ModelCard:
+    """A model card that states what was trained, on what, how, with which results, and how to load it.
+
+    Args:
+        config: of the model; its class attribute `paper`, if there is one, is cited and linked by the arXiv id in it.
+        recipe_name: the recipe that the run started from.
+        dataset_name: named in the metadata too when it is a name on the Hub. Of a local path only the last part is
+            shown.
+        training_arguments: shown as a table; credentials, folders, absolute paths and None are left out.
+        metrics: the records of `metrics.jsonl`; results are the last value of each metric.
+        repo_id: "owner/name" on the Hub, used by the code that shows how to load the model.
+        license: a license identifier of the Hub.
+        has_reconstruction: whether `reconstruction.png` lies beside the card. `curves.png` is taken to be there when
+            `metrics` hold a loss.
+    """
+    model_name = repo_id.split("/")[-1] if repo_id else recipe_name or config.model_type
+    is_hub_dataset = dataset_name is not None and _is_hub_dataset(dataset_name)
+    shown_dataset = dataset_name
+    if dataset_name is not None and not is_hub_dataset:
+        shown_dataset = os.path.basename(dataset_name.rstrip("/"))
+    final = {key: value for record in metrics for key, value in record.items() if value is not None}
+
+    eval_results = None
+    if "knn_accuracy" in final and shown_dataset is not None:
+        eval_results = [
+            EvalResult(
+                task_type="image-classification",
+                dataset_type=shown_dataset,
+                dataset_name=shown_dataset,
+                metric_type="accuracy",
+                metric_name=_METRIC_NAMES["knn_accuracy"],
+                metric_value=round(final["knn_accuracy"], 4),
+            )
+        ]
+    data = ModelCardData(
+        license=license,
+        # Not "transformers": the Hub would then show code that loads the root without `import ssl_hub`, and fails.
+        library_name="ssl_hub",
+        pipeline_tag="image-feature-extraction",
+        tags=["self-supervised-learning", "vision", config.model_type],
+        datasets=[dataset_name] if is_hub_dataset else None,
+        eval_results=eval_results,
+        model_name=model_name if eval_results else None,
+    )
+
+    sections = [
+        f"# {model_name}",
+        _introduction(config, shown_dataset),
+        _how_to_load(repo_id or "path/to/this/folder"),
+        _training(recipe_name, training_arguments),
+        _results(final),
+    ]
+    if "loss" in final:
+        sections.append("![Training curves](curves.png)")
+    if has_reconstruction:
+        sections.append("![Original, masked and reconstructed images](reconstruction.png)")
+    text = "\n\n".join(section for section in sections if section)
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n")
+
+
+def _is_hub_dataset(name: str) -> bool:
+    # "digits" is the data set that scikit-learn ships, the default that needs no network.
+    if name == "digits" or os.path.exists(name):
+        return False
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
+def _introduction(config: PreTrainedConfig, dataset: str | None) -> str:
+    text = f"A vision model pretrained without labels, by the algorithm `{config.model_type}`"
+    paper = getattr(config, "paper", None)
+    if paper:
+        arxiv_id = re.search(r"\d{4}\.\d{4,5}", paper)
+        text += f" ([{paper}](https://arxiv.org/abs/{arxiv_id[0]}))" if arxiv_id else f" ({paper})"
+    backbone_config = getattr(config, "backbone_config", None)
+    if backbone_config is not None:
+        text += f", with a `{backbone_config.model_type}` backbone"
+    if dataset is not None:
+        text += f", on the data set `{dataset}`"
+    return text + "."
+
+
+def _how_to_load(name: str) -> str:
+    return f"""## How to use
+
+Features of an image, with `ssl_hub` installed:
+
+```python
+import ssl_hub  # registers the algorithm with the Auto classes
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModel
+
+image_processor = AutoImageProcessor.from_pretrained("{name}")
+model = AutoModel.from_pretrained("{name}").eval()
+inputs = image_processor(Image.open("image.jpg").convert("RGB"), return_tensors="pt")
+features = model(**inputs).pooler_output  # (1, D)
+```
+
+The backbone alone, a plain transformers model that needs no `ssl_hub`. Use its `last_hidden_state`: the pooling layer
+that transformers adds to some backbones, such as ViT, was not trained.
+
+```python
+from transformers import AutoModel
+
+backbone = AutoModel.from_pretrained("{name}", subfolder="backbone")
+```
+
+Going on with the training; the checkpoint holds the heads and all other state of the algorithm:
+
+```python
+import ssl_hub
+from transformers import AutoModel
+
+model = AutoModel.from_pretrained("{name}").train()
+model(pixel_values, mode="loss").loss.backward()
+```"""
+
+
+def _training(recipe_name: str | None, training_arguments: dict | None) -> str:
+    lines = []
+    if recipe_name:
+        lines.append(f"Recipe: `{recipe_name}`.")
+    shown = {
+        key: value
+        for key, value in (training_arguments or {}).items()
+        if value is not None and "token" not in key and not key.endswith("_dir") and not os.path.isabs(str(value))
+    }
+    if shown:
+        lines.append(_table("Argument", {f"`{key}`": f"`{value}`" for key, value in shown.items()}))
+    return "\n\n".join(["## Training", *lines]) if lines else ""
+
+
+def _results(final: dict) -> str:
+    shown = {
+        name: f"{final[key]:.2%}" if key.endswith("accuracy") else f"{final[key]:.4g}"
+        for key, name in _METRIC_NAMES.items()
+        if key in final
+    }
+    if "loss" in final:
+        shown["last logged training loss"] = f"{final['loss']:.4g}"
+    return "## Results\n\n" + _table("Metric", shown) if shown else ""
+
+
+def _table(header: str, rows: dict[str, str]) -> str:
+    cells = [f"| {name} | {value.replace('|', chr(92) + '|')} |" for name, value in rows.items()]
+    return "\n".join([f"| {header} | Value |", "|---|---|", *cells])

@@ -1,0 +1,152 @@
+"""The arguments of pretraining, named as in transformers' `TrainingArguments` and its `*_no_trainer` examples."""
+
+import argparse
+import sys
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+
+from transformers import HfArgumentParser, SchedulerType
+
+from .recipes import Recipe, load_recipe
+
+
+@dataclass
+class ModelArguments:
+    recipe: str = field(metadata={"help": "Name of a recipe, or path of its YAML file: model, views and defaults."})
+    config_overrides: str | None = field(
+        default=None,
+        metadata={"help": "Changes to the recipe's model: name=value,backbone_config.name=value,..."},
+    )
+    model_name_or_path: str | None = field(
+        default=None,
+        metadata={"help": "Go on from these weights, a folder or a Hub id of the same algorithm, instead of new ones."},
+    )
+
+
+@dataclass
+class DataArguments:
+    dataset_name: str | None = field(
+        default=None,
+        metadata={"help": "Hub name, saved dataset, parquet file or folder, or 'digits', which needs no network."},
+    )
+    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of a Hub dataset."})
+    train_dir: str | None = field(default=None, metadata={"help": "Folder of images, with or without class folders."})
+    validation_dir: str | None = field(
+        default=None, metadata={"help": "Folder of images in class folders for the kNN evaluation."}
+    )
+    train_split: str = field(default="train", metadata={"help": "Split to train on."})
+    eval_split: str | None = field(
+        default=None, metadata={"help": "Labelled split for the kNN evaluation; none by default."}
+    )
+    image_column_name: str | None = field(default=None, metadata={"help": "Found by its type when not given."})
+    label_column_name: str | None = field(default=None, metadata={"help": "Found by its type when not given."})
+    streaming: bool = field(default=False, metadata={"help": "Read the dataset while training; needs max_train_steps."})
+
+    def __post_init__(self):
+        if (self.dataset_name is None) == (self.train_dir is None):
+            raise ValueError(
+                "give either --dataset_name (a Hub name, a parquet file, 'digits', ...) or --train_dir (a folder of "
+                f"images); got {self.dataset_name} and {self.train_dir}"
+            )
+
+
+@dataclass
+class PretrainingArguments:
+    output_dir: str = field(metadata={"help": "Where checkpoints, metrics and the model go."})
+    seed: int = field(default=0, metadata={"help": "Of weights, order, views and masks."})
+
+    num_train_epochs: float = field(default=100.0, metadata={"help": "Passes over the dataset."})
+    max_train_steps: int | None = field(default=None, metadata={"help": "Optimizer steps, instead of epochs."})
+    per_device_train_batch_size: int = field(default=256, metadata={"help": "Images a process and forward pass."})
+    per_device_eval_batch_size: int = field(default=256, metadata={"help": "Images a process in the evaluation."})
+    gradient_accumulation_steps: int = field(default=1, metadata={"help": "Forward passes an optimizer step."})
+
+    base_learning_rate: float = field(
+        default=1.5e-4, metadata={"help": "Learning rate for 256 images an optimizer step; scaled by their number."}
+    )
+    learning_rate: float | None = field(default=None, metadata={"help": "Learning rate, instead of the scaled one."})
+    lr_scheduler_type: SchedulerType = field(default="cosine", metadata={"help": "A schedule of transformers."})
+    warmup_epochs: float = field(default=0.0, metadata={"help": "Epochs of linear warm-up."})
+    warmup_steps: int | None = field(default=None, metadata={"help": "Steps of warm-up, instead of epochs."})
+    weight_decay: float = field(default=0.05, metadata={"help": "Of AdamW; not of biases, norms and tokens."})
+    adam_beta1: float = field(default=0.9, metadata={"help": "Of AdamW."})
+    adam_beta2: float = field(default=0.95, metadata={"help": "Of AdamW."})
+    adam_epsilon: float = field(default=1e-8, metadata={"help": "Of AdamW."})
+    max_grad_norm: float | None = field(default=None, metadata={"help": "Clip the gradient to this norm."})
+
+    mixed_precision: str = field(default="no", metadata={"help": "Autocast.", "choices": ["no", "fp16", "bf16"]})
+    gradient_checkpointing: bool = field(default=False, metadata={"help": "Less memory, more computation."})
+    torch_compile: bool = field(default=False, metadata={"help": "Compile the model."})
+    dataloader_num_workers: int = field(default=0, metadata={"help": "Worker processes that load images."})
+
+    logging_steps: int = field(default=50, metadata={"help": "Steps between two lines of metrics.jsonl."})
+    report_to: str = field(default="none", metadata={"help": "Trackers of Accelerate, by comma: tensorboard, wandb."})
+    eval_steps: int | None = field(
+        default=None, metadata={"help": "Steps between evaluations; only before and after training by default."}
+    )
+    eval_crop_ratio: float = field(
+        default=0.875, metadata={"help": "Share of the short side that evaluation keeps; travels with the model."}
+    )
+    checkpointing_steps: str = field(default="epoch", metadata={"help": "Steps between checkpoints, or 'epoch'."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep."})
+    resume_from_checkpoint: str | None = field(
+        default=None,
+        metadata={"help": "A checkpoint folder, or 'latest': the last whole one of output_dir, if there is any."},
+    )
+
+    push_to_hub: bool = field(default=False, metadata={"help": "Share the model on the Hub at the end."})
+    hub_model_id: str | None = field(default=None, metadata={"help": "Such as me/mae-vit-base; output_dir's name."})
+    hub_private_repo: bool | None = field(default=None, metadata={"help": "Whether a new repository is private."})
+
+    def __post_init__(self):
+        counts = (
+            "per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps logging_steps "
+            "max_train_steps eval_steps save_total_limit"
+        )
+        for name in counts.split():
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"--{name} must be at least 1, got {value}")
+        if self.num_train_epochs <= 0:
+            raise ValueError(f"--num_train_epochs must be positive, got {self.num_train_epochs}")
+        if self.mixed_precision not in ("no", "fp16", "bf16"):
+            raise ValueError(f"--mixed_precision must be no, fp16 or bf16, got {self.mixed_precision!r}")
+        if not 0 < self.eval_crop_ratio <= 1:
+            raise ValueError(f"--eval_crop_ratio must lie in (0, 1], got {self.eval_crop_ratio}")
+        if self.checkpointing_steps != "epoch" and (
+            not str(self.checkpointing_steps).isdigit() or int(self.checkpointing_steps) < 1
+        ):
+            raise ValueError(
+                f"--checkpointing_steps must be a number of steps or 'epoch', got {self.checkpointing_steps!r}"
+            )
+
+
+def parse_arguments(
+    args: list[str] | None = None,
+) -> tuple[Recipe, ModelArguments, DataArguments, PretrainingArguments]:
+    """Parses a command line; what it leaves out comes from the recipe's `training` section, then from the classes."""
+    classes = (ModelArguments, DataArguments, PretrainingArguments)
+    args = sys.argv[1:] if args is None else args
+    parser = HfArgumentParser(classes, allow_abbrev=False)
+    # The recipe has to be known first, as it says what the defaults of the other arguments are.
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--recipe")
+    first.add_argument("--train_dir")
+    known = first.parse_known_args(args)[0]
+    if known.recipe is None:
+        parser.error("give --recipe, the name of a recipe or the path of its YAML file")
+    recipe = load_recipe(known.recipe)
+    names = {f.name for cls in classes for f in fields(cls)}
+    for name in recipe.training:
+        if name not in names:
+            near = get_close_matches(name, sorted(names), n=3)
+            raise ValueError(
+                f"recipe {recipe.name} sets {name!r}, which is no training argument"
+                + (f"; near it: {', '.join(near)}" if near else "")
+            )
+    defaults = dict(recipe.training)
+    if known.train_dir is not None:  # one's own images take the place of the recipe's dataset
+        for name in ("dataset_name", "eval_split"):
+            defaults.pop(name, None)
+    parser.set_defaults(**defaults)
+    return recipe, *parser.parse_args_into_dataclasses(args)

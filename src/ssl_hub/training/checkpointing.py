@@ -1,0 +1,133 @@
+"""Checkpoints that are written whole or not at all, without pickle.
+
+A `checkpoint-N` folder is a model that `AutoModel.from_pretrained` loads, with the state of the training beside it:
+
+    config.json, model.safetensors    the model
+    preprocessor_config.json          its image processor
+    optimizer.safetensors             the tensors of the optimizer's state
+    trainer_state.json                everything else
+    manifest.json                     size and SHA-256 of each of these files
+
+The state of the random generators is not among them: the trainer seeds them anew at every step.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, load_model, save_file
+from transformers import BaseImageProcessor
+
+from ..modeling_utils import SSLModel
+
+MANIFEST = "manifest.json"
+
+
+class DamagedCheckpointError(ValueError):
+    """A folder that is no whole checkpoint of ssl_hub."""
+
+
+def save_checkpoint(
+    output_dir: Path,
+    step: int,
+    model: SSLModel,
+    image_processor: BaseImageProcessor,
+    optimizer: torch.optim.Optimizer,
+    state: dict,
+    save_total_limit: int | None = None,
+) -> Path:
+    """Writes `checkpoint-{step}`, then removes the oldest ones over `save_total_limit`.
+
+    Args:
+        state: what else the training needs to go on, as JSON.
+    """
+    unfinished = output_dir / f"checkpoint-{step}.unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    model.save_pretrained(unfinished)
+    image_processor.save_pretrained(unfinished)
+    optimizer_state = optimizer.state_dict()
+    tensors, scalars = {}, {}
+    for index, values in optimizer_state["state"].items():
+        for name, value in values.items():
+            (tensors if isinstance(value, torch.Tensor) else scalars)[f"{index}.{name}"] = value
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished / "optimizer.safetensors")
+    state = {**state, "optimizer": {"scalars": scalars, "param_groups": optimizer_state["param_groups"]}}
+    (unfinished / "trainer_state.json").write_text(json.dumps(state, indent=1))
+    manifest = {path.name: _fingerprint(path) for path in sorted(unfinished.iterdir())}
+    (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=1))
+
+    checkpoint = output_dir / f"checkpoint-{step}"
+    if checkpoint.exists():  # from before a resume at an earlier step, or damaged
+        _remove(checkpoint)
+    unfinished.rename(checkpoint)
+    if save_total_limit is not None:
+        for old in list_checkpoints(output_dir)[:-save_total_limit]:
+            _remove(old)
+    return checkpoint
+
+
+def load_checkpoint(checkpoint: Path, model: SSLModel, optimizer: torch.optim.Optimizer) -> dict:
+    """Loads a checkpoint that `verify_checkpoint` let pass; returns the rest of its state."""
+    try:
+        load_model(model, checkpoint / "model.safetensors")
+        tensors = load_file(checkpoint / "optimizer.safetensors")
+        state = json.loads((checkpoint / "trainer_state.json").read_text())
+        optimizer_state = state.pop("optimizer")
+        values: dict[int, dict] = {}
+        for key, value in {**tensors, **optimizer_state["scalars"]}.items():
+            index, _, name = key.partition(".")
+            values.setdefault(int(index), {})[name] = value
+        optimizer.load_state_dict({"state": values, "param_groups": optimizer_state["param_groups"]})
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"{checkpoint} is a whole checkpoint, but of another model or optimizer than this run's, so the run cannot "
+            f"go on from it: {error}"
+        ) from error
+    return state
+
+
+def verify_checkpoint(checkpoint: Path) -> None:
+    """Raises `DamagedCheckpointError` if a file is missing, cut off or changed since the checkpoint was written."""
+    if not (checkpoint / MANIFEST).is_file():
+        raise DamagedCheckpointError(f"{checkpoint} is no checkpoint of ssl_hub: it has no {MANIFEST}")
+    try:
+        manifest = json.loads((checkpoint / MANIFEST).read_text())
+    except ValueError as error:
+        raise DamagedCheckpointError(f"{checkpoint / MANIFEST} is damaged: {error}") from error
+    for name, expected in manifest.items():
+        path = checkpoint / name
+        if not path.is_file():
+            raise DamagedCheckpointError(f"{path} is missing")
+        if path.stat().st_size != expected["size"] or _fingerprint(path) != expected:
+            raise DamagedCheckpointError(f"{path} is not what was written: cut off or changed")
+
+
+def list_checkpoints(output_dir: Path) -> list[Path]:
+    """The `checkpoint-N` folders, by N."""
+    found = [path for path in output_dir.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")))
+
+
+def remove_unfinished(output_dir: Path) -> None:
+    """Removes what a process that was killed while it saved or removed a checkpoint left behind."""
+    for path in output_dir.glob("checkpoint-*.unfinished"):
+        shutil.rmtree(path)
+
+
+def _remove(checkpoint: Path) -> None:
+    # Renamed first: whoever is killed while removing it must not leave half a checkpoint under its name.
+    doomed = checkpoint.with_name(f"{checkpoint.name}.unfinished")
+    shutil.rmtree(doomed, ignore_errors=True)
+    checkpoint.rename(doomed)
+    shutil.rmtree(doomed)
+
+
+def _fingerprint(path: Path) -> dict:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return {"size": path.stat().st_size, "sha256": digest.hexdigest()}

@@ -1,0 +1,117 @@
+"""Recipes: a YAML file that names a model, its views and its training arguments."""
+
+import re
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from importlib import resources
+from pathlib import Path
+
+import yaml
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from ..configuration_utils import SSLConfig
+from ..models.auto import ALGORITHMS
+
+SECTIONS = ("extends", "model", "views", "training")
+
+
+@dataclass
+class Recipe:
+    """What a recipe file says.
+
+    Args:
+        name: of the recipe, or the path of its file.
+        model: the model's configuration, with its `model_type`.
+        views: what `ssl_hub.data.views.build_views` takes.
+        training: defaults of the training arguments, by name.
+    """
+
+    name: str
+    model: dict
+    views: list[dict]
+    training: dict = field(default_factory=dict)
+
+    def build_config(self, overrides: str | None = None) -> SSLConfig:
+        """Makes the model's configuration, with `overrides` such as `"mask_ratio=0.6,backbone_config.patch_size=8"`."""
+        model_type = self.model.get("model_type")
+        if model_type not in CONFIG_MAPPING:
+            raise ValueError(
+                f"recipe {self.name} asks for the model_type {model_type!r}; ssl_hub has {', '.join(ALGORITHMS)}"
+            )
+        config_class = CONFIG_MAPPING[model_type]
+        fields = {key: value for key, value in self.model.items() if key != "model_type"}
+        _check_names(config_class, fields, f"recipe {self.name}")
+        if overrides:
+            fields = _merge(fields, parse_overrides(overrides))
+            _check_names(config_class, fields, "--config_overrides")
+        return config_class(**fields)
+
+
+def load_recipe(name_or_file: str) -> Recipe:
+    """Reads a recipe of ssl_hub by its name, or any by the path of its `.yaml` file.
+
+    A recipe that `extends` another one takes over what it does not say itself.
+    """
+    known = {path.name.removesuffix(".yaml"): path for path in resources.files("ssl_hub.recipes").iterdir()}
+    if name_or_file in known:
+        text = known[name_or_file].read_text()
+    elif Path(name_or_file).is_file():
+        text = Path(name_or_file).read_text()
+    else:
+        names = sorted(name for name in known if not name.startswith("_"))
+        near = get_close_matches(name_or_file, names, n=5, cutoff=0.5)
+        raise ValueError(
+            f"there is no recipe {name_or_file!r} and no such file; "
+            + (f"near it: {', '.join(near)}" if near else f"the recipes are {', '.join(names)}")
+        )
+    content = yaml.safe_load(text)
+    if not isinstance(content, dict) or not set(content) <= set(SECTIONS):
+        given = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
+        raise ValueError(f"recipe {name_or_file} may have the sections {', '.join(SECTIONS)}; got {given}")
+    parent = load_recipe(content["extends"]) if "extends" in content else Recipe("", {}, [])
+    return Recipe(
+        name=name_or_file,
+        model=_merge(parent.model, content.get("model", {})),
+        views=content.get("views", parent.views),
+        training=_merge(parent.training, content.get("training", {})),
+    )
+
+
+def parse_overrides(overrides: str) -> dict:
+    """Parses `"a=1,b.c=[1, 2]"` to `{"a": 1, "b": {"c": [1, 2]}}`; values are YAML."""
+    parsed: dict = {}
+    for item in re.split(r",(?=[\w.]+=)", overrides):
+        name, equals, value = item.partition("=")
+        if not equals:
+            raise ValueError(f"--config_overrides takes name=value,name=value,...; got {item!r}")
+        *parents, last = name.strip().split(".")
+        target = parsed
+        for parent in parents:
+            target = target.setdefault(parent, {})
+        target[last] = yaml.safe_load(value)
+    return parsed
+
+
+def _merge(base: dict, update: dict) -> dict:
+    merged = dict(base)
+    for key, value in update.items():
+        nested = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if nested else value
+    return merged
+
+
+def _check_names(config_class: type[SSLConfig], fields: dict, where: str) -> None:
+    """transformers takes any keyword, so a misspelt one would be ignored."""
+    allowed = set(config_class().to_dict()) | {"num_labels"}
+    unknown = [name for name in fields if name not in allowed]
+    backbone = fields.get("backbone_config") or {}
+    if backbone:
+        backbone_type = backbone.get("model_type", config_class.default_backbone_fields().get("model_type"))
+        if backbone_type in CONFIG_MAPPING:
+            backbone_allowed = set(CONFIG_MAPPING[backbone_type]().to_dict()) | {"model_type", "num_labels"}
+            unknown += [f"backbone_config.{name}" for name in backbone if name not in backbone_allowed]
+            allowed |= {f"backbone_config.{name}" for name in backbone_allowed}
+    if unknown:
+        near = {name: get_close_matches(name, sorted(allowed), n=3) for name in unknown}
+        hints = "; ".join(f"{name!r}" + (f" (near it: {', '.join(n)})" if n else "") for name, n in near.items())
+        raise ValueError(f"{where} sets what {config_class.__name__} does not have: {hints}")

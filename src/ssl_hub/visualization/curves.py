@@ -1,0 +1,68 @@
+"""Curves of a training run, from the log it keeps."""
+
+import json
+import logging
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+logger = logging.getLogger(__name__)
+
+
+def plot_training_curves(metrics_path: str | Path, path: str | Path) -> None:
+    """Writes a PNG with the loss and the learning rate over steps and, where there is any, the kNN accuracy.
+
+    Args:
+        metrics_path: a `metrics.jsonl`: one JSON object a line; training lines have "step", "loss" and perhaps
+            "learning_rate", evaluation lines "step" and perhaps "knn_accuracy" (0 to 1).
+        path: the file to write.
+
+    Raises:
+        ValueError: no line has a loss.
+    """
+    records = _read_records(Path(metrics_path))
+    losses = _series(records, "loss")
+    if not losses:
+        raise ValueError(f"{metrics_path} has no line with 'step' and 'loss': train for at least one logged step.")
+    learning_rates = _series(records, "learning_rate")
+    accuracies = _series(records, "knn_accuracy")
+
+    figure = Figure(figsize=(12 if accuracies else 6.5, 4), layout="constrained")
+    panels = figure.subplots(1, 2 if accuracies else 1, squeeze=False)[0]
+    panels[0].plot(*_points(losses), color="C0", marker=".", markersize=3)
+    panels[0].set(title="Training", xlabel="step", ylabel="loss")
+    panels[0].yaxis.label.set_color("C0")
+    if learning_rates:
+        right = panels[0].twinx()
+        right.plot(*_points(learning_rates), color="C1", linestyle="--")
+        right.set_ylabel("learning rate", color="C1")
+        right.ticklabel_format(axis="y", scilimits=(-2, 3))
+    if accuracies:
+        steps, values = _points(accuracies)
+        panels[1].plot(steps, [100 * value for value in values], color="C2", marker="o")
+        panels[1].set(title="Evaluation", xlabel="step", ylabel="kNN accuracy (%)")
+    for axes in panels:
+        axes.grid(alpha=0.3)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    figure.savefig(path, format="png", dpi=100)
+
+
+def _read_records(path: Path) -> list[dict]:
+    records = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            # A run that was killed leaves a torn line behind; it must not cost the resumed run its curves.
+            logger.warning("%s, line %d is not JSON and is left out: %.80r", path, number, line)
+    return records
+
+
+def _series(records: list[dict], key: str) -> dict[int, float]:
+    """The values of `key` by step; steps that a resumed run logged again count once, with the later value."""
+    return {record["step"]: record[key] for record in records if "step" in record and key in record}
+
+
+def _points(series: dict[int, float]) -> tuple[list[int], list[float]]:
+    steps = sorted(series)
+    return steps, [series[step] for step in steps]

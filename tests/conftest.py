@@ -1,0 +1,16 @@
+import os
+
+# Some virtual machines report AMX and stop the process when bfloat16 uses it. Read when torch is imported.
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
+
+import pytest
+import torch
+from transformers.utils.logging import disable_progress_bar
+
+disable_progress_bar()
+torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)

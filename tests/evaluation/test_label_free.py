@@ -1,0 +1,36 @@
+import math
+
+import pytest
+import torch
+
+from ssl_hub.evaluation.label_free import embedding_std, rankme
+
+
+def test_embedding_std_of_known_features():
+    axes = torch.cat([torch.eye(6), -torch.eye(6)])
+    assert embedding_std(axes) == pytest.approx(1, abs=1e-6)
+    assert embedding_std(axes * torch.rand(12, 1).add(0.1)) == pytest.approx(
+        1, abs=1e-6
+    )  # directions count, not lengths
+    assert embedding_std(torch.tensor([[1.0, 2.0, 3.0]]).repeat(5, 1)) == pytest.approx(0, abs=1e-6)
+    # Two opposite points in two dimensions: standard deviations 1 and 0.
+    assert embedding_std(torch.tensor([[2.0, 0.0], [-1.0, 0.0]])) == pytest.approx(math.sqrt(2) / 2, abs=1e-6)
+    generator = torch.Generator().manual_seed(0)
+    assert embedding_std(torch.randn(2000, 64, generator=generator)) == pytest.approx(1, abs=0.02)
+
+
+def test_rankme_of_known_features():
+    assert rankme(torch.eye(6)) == pytest.approx(6, rel=1e-4)
+    assert rankme(torch.arange(1.0, 9.0)[:, None] * torch.ones(1, 5)) == pytest.approx(1, abs=1e-3)
+    # Singular values 3 and 1, so p = (3/4, 1/4).
+    entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
+    assert rankme(torch.tensor([[0.0, 3.0], [1.0, 0.0], [0.0, 0.0]])) == pytest.approx(math.exp(entropy), rel=1e-4)
+    assert rankme(torch.zeros(4, 3)) == 0
+
+
+@pytest.mark.parametrize("metric", [embedding_std, rankme])
+def test_bad_input(metric):
+    with pytest.raises(ValueError, match="NaN"):
+        metric(torch.full((3, 2), float("nan")))
+    with pytest.raises(ValueError, match=r"\(0, 2\)"):
+        metric(torch.ones(0, 2))

@@ -1,0 +1,103 @@
+import re
+
+import pytest
+from huggingface_hub import ModelCard
+from transformers import ViTConfig
+
+from ssl_hub.hub.model_card import build_model_card
+
+
+class ToyConfig(ViTConfig):
+    model_type = "toy_ssl"
+    paper = "Toy Pretext Tasks, arXiv 2111.06377"
+
+
+METRICS = [
+    {"step": 10, "loss": 2.0, "learning_rate": 1e-3},
+    {"step": 10, "knn_accuracy": 0.5, "rankme": 7.25},
+    {"step": 20, "loss": 1.25},
+    {"step": 20, "knn_accuracy": 0.87654, "linear_probe_accuracy": 0.9},
+]
+
+
+def build(**changes):
+    arguments = {
+        "recipe_name": "toy-vit-tiny-1e",
+        "dataset_name": "imagenet-1k",
+        "training_arguments": {
+            "learning_rate": 1e-3,
+            "seed": 0,
+            "hub_token": "hf_secret",
+            "output_dir": "out/me",
+            "recipe": "/home/me/r.yaml",
+        },
+        "metrics": METRICS,
+        "repo_id": "me/toy",
+    }
+    return build_model_card(ToyConfig(), **arguments | changes)
+
+
+def test_metadata_survives_the_file(tmp_path):
+    build().save(tmp_path / "README.md")
+    data = ModelCard.load(tmp_path / "README.md").data
+    assert data.library_name == "ssl_hub"
+    assert data.license == "apache-2.0"
+    assert data.pipeline_tag == "image-feature-extraction"
+    assert "toy_ssl" in data.tags
+    assert data.datasets == ["imagenet-1k"]
+    (result,) = data.eval_results
+    assert (result.metric_type, result.metric_value, result.dataset_type) == ("accuracy", 0.8765, "imagenet-1k")
+
+
+def test_text_states_what_was_done():
+    text = build().text
+    assert "# toy\n" in text
+    assert "([Toy Pretext Tasks, arXiv 2111.06377](https://arxiv.org/abs/2111.06377))" in text
+    assert "Recipe: `toy-vit-tiny-1e`" in text
+    assert "| `learning_rate` | `0.001` |" in text
+    assert "| `seed` | `0` |" in text
+    assert "| kNN accuracy | 87.65% |" in text
+    assert "| linear probe accuracy | 90.00% |" in text
+    assert "| RankMe (effective rank) | 7.25 |" in text  # the last value there is
+    assert "| last logged training loss | 1.25 |" in text
+    assert "hf_secret" not in text and "/home/me" not in text and "out/me" not in text
+
+
+def test_code_blocks_are_valid_python_and_name_the_repository():
+    blocks = re.findall(r"```python\n(.*?)```", build().text, re.DOTALL)
+    assert len(blocks) == 3
+    for block in blocks:
+        compile(block, "card", "exec")
+        assert 'from_pretrained("me/toy"' in block
+    assert "ssl_hub" not in blocks[1]
+
+
+def test_pictures_are_named_only_when_they_are_there():
+    assert "curves.png" in build().text and "reconstruction.png" not in build().text
+    assert "reconstruction.png" in build(has_reconstruction=True).text
+    assert "curves.png" not in build(metrics=[]).text
+
+
+def test_only_names_on_the_hub_become_metadata(tmp_path):
+    for name, shown in (("digits", "digits"), (str(tmp_path), tmp_path.name), ("../photos/", "photos")):
+        card = build(dataset_name=name)
+        assert card.data.datasets is None
+        assert f"the data set `{shown}`" in card.text
+        assert str(tmp_path) not in card.content
+
+
+def test_the_least_there_is_to_say():
+    card = build(recipe_name=None, dataset_name=None, training_arguments=None, metrics=[], repo_id=None)
+    assert card.data.eval_results is None and card.data.datasets is None
+    assert "# toy_ssl\n" in card.text
+    assert "## Training" not in card.text and "## Results" not in card.text
+    assert "None" not in card.content
+
+
+@pytest.mark.parametrize(
+    ("paper", "shown"), [("Toy Tasks, ICCV 2015", "`toy_ssl` (Toy Tasks, ICCV 2015), on"), (None, "`toy_ssl`, on")]
+)
+def test_a_paper_that_is_not_on_arxiv_and_none(monkeypatch, paper, shown):
+    monkeypatch.setattr(ToyConfig, "paper", paper)
+    assert shown in build().text
+    assert "arxiv" not in build().text.lower()

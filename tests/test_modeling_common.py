@@ -1,0 +1,251 @@
+"""What every algorithm must do. A test class of an algorithm inherits `SSLModelTests` and says what is asked below."""
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from safetensors.torch import load_file, save_file
+from torch.nn.parallel import DistributedDataParallel
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForPreTraining,
+    pipeline,
+)
+
+import pytest
+from ssl_hub.data.datasets import load_image_dataset
+from ssl_hub.data.images import decode_image
+from ssl_hub.data.loading import build_train_loader
+from ssl_hub.data.processing import Normalize, build_image_processor
+from ssl_hub.data.views import build_views
+
+BATCH_SIZE = 8
+
+
+class SSLModelTests:
+    config_class: type
+    model_class: type
+    classifier_class: type
+    views = ({"count": 1, "size": 16, "scale": [0.6, 1.0]},)
+    learning_rate = 1e-3
+    # Steps in which the loss on real images must fall, and below which share of where it began.
+    training_steps, loss_ratio = 40, 0.9
+
+    @classmethod
+    def config(cls, **overrides):
+        """A tiny configuration, for RGB images of 16 x 16 pixels."""
+        raise NotImplementedError
+
+    @classmethod
+    def loss_inputs(cls, batch_size):
+        """What `mode="loss"` takes besides the images so that nothing in it is left to chance."""
+        return {}
+
+    def model(self, **overrides):
+        torch.manual_seed(0)
+        return AutoModel.from_config(self.config(**overrides))
+
+    @classmethod
+    def images(cls, batch_size=BATCH_SIZE):
+        """One view, or a list of views, of random images."""
+        generator = torch.Generator().manual_seed(1)
+        count = sum(view["count"] for view in cls.views)
+        views = [torch.randn(batch_size, 3, 16, 16, generator=generator) for _ in range(count)]
+        return views[0] if count == 1 else views
+
+    def one_view(self, batch_size=BATCH_SIZE):
+        images = self.images(batch_size)
+        return images[0] if isinstance(images, list) else images
+
+    # The three modes
+
+    def test_tensor_mode_gives_deterministic_flat_features(self):
+        model = self.model().eval()
+        outputs = model(self.one_view())
+        assert outputs.pooler_output.shape == (BATCH_SIZE, model.config.backbone_config.hidden_size)
+        assert torch.equal(outputs.pooler_output, model(self.one_view()).pooler_output)
+        assert torch.equal(outputs[0], outputs.last_hidden_state)
+        assert not torch.allclose(outputs.pooler_output[0], outputs.pooler_output[1])
+
+    def test_loss_mode_trains_every_trainable_parameter(self):
+        model = self.model().train()
+        outputs = model(self.images(), mode="loss", **self.loss_inputs(BATCH_SIZE))
+        assert outputs.loss.ndim == 0 and torch.isfinite(outputs.loss)
+        assert not any(term.requires_grad for term in outputs.losses.values())
+        outputs.loss.backward()
+        without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+        assert without == []
+
+    def test_predict_mode_needs_no_gradient(self):
+        outputs = self.model().eval()(self.one_view(), mode="predict")
+        tensors = [value for value in outputs.values() if isinstance(value, torch.Tensor)]
+        assert tensors and all(len(tensor) == BATCH_SIZE for tensor in tensors)
+        assert not any(tensor.requires_grad for tensor in tensors)
+
+    def test_mode_that_does_not_exist(self):
+        with pytest.raises(ValueError, match="'tensor', 'loss', 'predict'; got 'features'"):
+            self.model()(self.one_view(), mode="features")
+
+    def test_wrong_channel_count(self):
+        for mode in ("tensor", "predict"):
+            with pytest.raises(ValueError, match=r"\(batch_size, 3, height, width\), got \(2, 1, 16, 16\).*RGB"):
+                self.model()(torch.zeros(2, 1, 16, 16), mode=mode)
+
+    def test_return_dict_false_gives_a_tuple(self):
+        outputs = self.model().eval()(self.one_view(), return_dict=False)
+        assert isinstance(outputs, tuple) and outputs[1].ndim == 2
+
+    def test_hidden_states_on_request(self):
+        model = self.model().eval()
+        assert model(self.one_view()).hidden_states is None
+        hidden_states = model(self.one_view(), output_hidden_states=True).hidden_states
+        assert len(hidden_states) > 1
+        assert len(self.model(output_hidden_states=True)(self.one_view()).hidden_states) == len(hidden_states)
+
+    # Saving and loading
+
+    def test_saved_and_loaded_it_is_the_same_model(self, tmp_path):
+        model = self.model().eval()
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.is_floating_point():
+                tensor.data += 0.01 * torch.rand_like(tensor)  # not what an initialisation would give
+        model.save_pretrained(tmp_path)
+        for auto_class in (AutoModel, AutoModelForPreTraining):
+            loaded = auto_class.from_pretrained(tmp_path)
+            assert type(loaded) is self.model_class
+            assert loaded.state_dict().keys() == model.state_dict().keys()
+            states = (loaded.state_dict().values(), model.state_dict().values())
+            assert all(torch.equal(a, b) for a, b in zip(*states, strict=True))
+            assert {n for n, p in loaded.named_parameters() if p.requires_grad} == {
+                n for n, p in model.named_parameters() if p.requires_grad
+            }
+        assert torch.equal(loaded(self.one_view()).pooler_output, model(self.one_view()).pooler_output)
+        assert {file.name for file in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
+
+    def test_config_round_trip(self, tmp_path):
+        config = self.config(pooling="cls")
+        config.save_pretrained(tmp_path)
+        loaded = AutoConfig.from_pretrained(tmp_path)
+        assert type(loaded) is self.config_class
+        assert type(loaded.backbone_config) is type(config.backbone_config)
+        assert loaded.to_diff_dict() == config.to_diff_dict()
+
+    def test_what_a_checkpoint_lacks_is_initialised(self, tmp_path):
+        """Otherwise it would be uninitialised memory, without an error."""
+        self.model().save_pretrained(tmp_path)
+        save_file({"nothing": torch.zeros(1)}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+        loaded, fresh = AutoModel.from_pretrained(tmp_path).state_dict(), self.model().state_dict()
+        for name, tensor in fresh.items():
+            if tensor.is_floating_point() and tensor.numel() >= 16:
+                assert torch.isfinite(loaded[name]).all(), name
+                assert tensor.std() / 3 - 1e-5 < loaded[name].std() < tensor.std() * 3 + 1e-5, name
+
+    def test_image_classification_from_the_same_checkpoint(self, tmp_path):
+        model = self.model().eval()
+        model.save_pretrained(tmp_path)
+        classifier, info = AutoModelForImageClassification.from_pretrained(
+            tmp_path, num_labels=5, output_loading_info=True
+        )
+        assert type(classifier) is self.classifier_class
+        assert set(info["missing_keys"]) == {"classifier.weight", "classifier.bias"}
+        assert not info["unexpected_keys"]
+        outputs = classifier(self.one_view(), labels=torch.arange(BATCH_SIZE) % 5)
+        assert outputs.logits.shape == (BATCH_SIZE, 5) and torch.isfinite(outputs.loss)
+        features = classifier._backbone_features(self.one_view()).pooler_output
+        assert torch.equal(features, model(self.one_view()).pooler_output)
+
+    def test_backbone_loads_as_plain_transformers(self, tmp_path):
+        model = self.model().eval()
+        model.backbone.save_pretrained(tmp_path)
+        plain = AutoModel.from_pretrained(tmp_path).eval()
+        assert type(plain).__module__.startswith("transformers.")
+        expected = model(self.one_view()).last_hidden_state
+        assert torch.equal(plain(self.one_view()).last_hidden_state, expected)
+
+    def test_image_processor_and_pipeline(self, tmp_path):
+        model = self.model().eval()
+        model.save_pretrained(tmp_path)
+        config = model.config
+        build_image_processor(16, config.image_mean, config.image_std).save_pretrained(tmp_path)
+        image_processor = AutoImageProcessor.from_pretrained(tmp_path)
+        image = decode_image(load_image_dataset("digits")[0]["image"])
+        pixel_values = image_processor(image, return_tensors="pt").pixel_values
+        for name_or_model in (str(tmp_path), model):
+            extract = pipeline("image-feature-extraction", model=name_or_model, image_processor=image_processor)
+            features = extract(image, pool=True, return_tensors=True)
+            assert torch.allclose(features, model(pixel_values).pooler_output, atol=1e-6)
+
+    # Training
+
+    def test_gradient_checkpointing_changes_nothing(self):
+        gradients = []
+        for enable in (False, True):
+            model = self.model().train()
+            if enable:
+                model.gradient_checkpointing_enable()
+            model(self.images(), mode="loss", **self.loss_inputs(BATCH_SIZE)).loss.backward()
+            gradients.append([p.grad for p in model.parameters() if p.grad is not None])
+        assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(*gradients, strict=True))
+
+    def test_bf16_autocast(self):
+        model = self.model().train()
+        exact = model(self.images(), mode="loss", **self.loss_inputs(BATCH_SIZE)).loss
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model(self.images(), mode="loss", **self.loss_inputs(BATCH_SIZE)).loss
+        loss.backward()
+        assert loss.dtype == torch.float32
+        assert loss.item() == pytest.approx(exact.item(), rel=0.03)
+        assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+    def test_hooks(self):
+        model = self.model()
+        model.begin_epoch(0, lambda: torch.randn(20, model.config.backbone_config.hidden_size))
+        model.end_step(0.5)
+
+    def test_loss_falls_on_real_images(self):
+        model = self.model().train()
+        loader = build_train_loader(load_image_dataset("digits"), build_views(list(self.views)), batch_size=64, seed=0)
+        normalize = Normalize(model.config.image_mean, model.config.image_std)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=self.learning_rate)
+        losses = []
+        while len(losses) < self.training_steps:
+            loader.batch_sampler.set_epoch(len(losses))
+            for batch in loader:
+                views = normalize(batch["pixel_values"])
+                loss = model(views[0] if len(views) == 1 else views, mode="loss").loss
+                loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                model.end_step((len(losses) + 1) / 100)
+                losses.append(loss.item())
+        first, last = losses[0], sum(losses[-5:]) / 5
+        assert last < self.loss_ratio * first, f"the loss went from {first} to {last}"
+
+    def test_two_processes_give_the_gradients_of_one(self, tmp_path):
+        model = self.model().train()
+        outputs = model(self.images(), mode="loss", **self.loss_inputs(BATCH_SIZE))
+        outputs.loss.backward()
+        mp.spawn(_run_process, (2, type(self), tmp_path), nprocs=2)
+        for rank in range(2):
+            gradients = load_file(tmp_path / f"{rank}.safetensors")
+            for name, parameter in model.named_parameters():
+                if parameter.grad is not None:
+                    error = (gradients[name] - parameter.grad).norm()
+                    assert error <= 1e-5 * parameter.grad.norm() + 1e-8, f"{name} on process {rank}"
+
+
+def _run_process(rank, world_size, test_class, folder):
+    """One of the processes that train together, each on its part of the batch."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world_size)
+    part = slice(rank * BATCH_SIZE // world_size, (rank + 1) * BATCH_SIZE // world_size)
+    images = test_class.images()
+    images = [view[part] for view in images] if isinstance(images, list) else images[part]
+    inputs = {name: value[part] for name, value in test_class.loss_inputs(BATCH_SIZE).items()}
+    model = DistributedDataParallel(test_class().model().train(), broadcast_buffers=False)
+    model(images, mode="loss", **inputs).loss.backward()
+    gradients = {n: p.grad for n, p in model.module.named_parameters() if p.grad is not None}
+    save_file(gradients, folder / f"{rank}.safetensors")
+    dist.destroy_process_group()
