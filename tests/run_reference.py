@@ -258,7 +258,9 @@ def main(folder: Path) -> int:
             failed, line = True, f"{type(error).__name__}: {error}"
         off += failed
         print(f"{'OFF' if failed else 'ok ':3} {path.stem:24} {line}")
-    print(f"{checked} cases checked, {off} off, {len(unsupported)} not supported yet: {', '.join(unsupported) or 'none'}")
+    print(
+        f"{checked} cases checked, {off} off, {len(unsupported)} not supported yet: {', '.join(unsupported) or 'none'}"
+    )
     if checked == 0:
         print(f"no supported case in {folder}")
     return int(off > 0 or checked == 0)

@@ -44,4 +44,3 @@ def build_scheduler(
             raise ValueError("a streamed dataset has no known epoch: give --warmup_steps instead of warmup_epochs")
         warmup_steps = round(args.warmup_epochs * (steps_per_epoch or 0))
     return get_scheduler(args.lr_scheduler_type, optimizer, warmup_steps, total_steps)
-

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import sys
 import time
 from itertools import islice
 from pathlib import Path
@@ -127,15 +128,19 @@ class SSLTrainer:
         """Trains to the end, shares the model, and returns the last evaluation."""
         self._start()
         self.prepared_model.train()
-        progress = tqdm(total=self.total_steps, initial=self.step, disable=not self.is_main, desc="pretraining")
+        progress = tqdm(
+            total=self.total_steps,
+            initial=self.step,
+            desc="pretraining",
+            disable=not self.is_main,
+            mininterval=0.1 if sys.stderr.isatty() else 30,  # seconds; in a log file every update is a line
+        )
         self.interval_start, self.interval_images = time.perf_counter(), 0
         while self.step < self.total_steps:
             if self.step_in_epoch == 0:
                 self._seed(self.epoch, stream=1)
                 self.model.begin_epoch(self.epoch, lambda: self._features(self.train_dataset)[0])
-            self.loader.batch_sampler.set_epoch(
-                self.epoch, self.step_in_epoch * self.args.gradient_accumulation_steps
-            )
+            self.loader.batch_sampler.set_epoch(self.epoch, self.step_in_epoch * self.args.gradient_accumulation_steps)
             batches = iter(self.loader)
             started_at = self.step
             while self.step < self.total_steps:
@@ -191,7 +196,8 @@ class SSLTrainer:
         outputs = self.prepared_model(inputs, mode="loss")
         self.accelerator.backward(outputs.loss / num_micro_batches)
         terms = {"loss": outputs.loss.detach().double()}
-        terms |= {f"loss_{name}": term.detach().double() for name, term in outputs.losses.items()}
+        if len(outputs.losses) > 1:
+            terms |= {f"loss_{name}": term.detach().double() for name, term in outputs.losses.items()}
         # Looked at when the interval is logged: asking at every step would make the device wait for the host.
         self.bad_step = torch.where(
             (self.bad_step < 0) & ~torch.isfinite(terms["loss"]), float(self.step + 1), self.bad_step
@@ -454,7 +460,9 @@ class SSLTrainer:
                 "--label_column_name"
             )
         if isinstance(self.train_dataset, datasets.IterableDataset):
-            raise ValueError("the kNN evaluation needs the training images by index: leave --streaming or the split out")
+            raise ValueError(
+                "the kNN evaluation needs the training images by index: leave --streaming or the split out"
+            )
 
     def _check_output_dir(self) -> None:
         """Another run's results are never written over."""
@@ -507,4 +515,3 @@ class SSLTrainer:
     def _seed(self, number: int, stream: int) -> None:
         entropy = [self.args.seed, stream, number, self.accelerator.process_index]
         torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]))
-
