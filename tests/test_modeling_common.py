@@ -1,5 +1,6 @@
 """What every algorithm must do. A test class of an algorithm inherits `SSLModelTests` and says what is asked below."""
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -14,7 +15,6 @@ from transformers import (
     pipeline,
 )
 
-import pytest
 from ssl_hub.data.datasets import load_image_dataset
 from ssl_hub.data.images import decode_image
 from ssl_hub.data.loading import build_train_loader

@@ -1,10 +1,10 @@
+import pytest
 import torch
+from test_modeling_common import SSLModelTests
 from transformers import AutoModel, ViTForImageClassification, ViTModel
 
-import pytest
 from ssl_hub import MAEConfig, MAEForImageClassification, MAEModel
 from ssl_hub.modules.masking import patchify
-from test_modeling_common import SSLModelTests
 
 TINY = {
     "backbone_config": {
@@ -65,7 +65,7 @@ class TestMAE(SSLModelTests):
         model = self.model().eval()
         assert model(torch.randn(2, 3, 16, 16)).last_hidden_state.shape == (2, 17, 32)
         assert model(torch.randn(2, 3, 24, 40)).last_hidden_state.shape == (2, 61, 32)
-        with pytest.raises(ValueError, match="patch size 4 must divide .* got 18 x 16"):
+        with pytest.raises(ValueError, match=r"patch size 4 must divide .* got 18 x 16"):
             model(torch.randn(2, 3, 18, 16))
 
     def test_pooling(self):
@@ -76,16 +76,16 @@ class TestMAE(SSLModelTests):
 
     def test_dropped_patches_are_neither_seen_nor_computed(self):
         model = self.model().eval()
-        images, mask = self.one_view(), self.loss_inputs(BATCH := 8)["bool_masked_pos"]
+        images, mask = self.one_view(), self.loss_inputs(8)["bool_masked_pos"]
         lengths = []
         model.backbone.layers[0].register_forward_hook(lambda module, args, output: lengths.append(output.shape[1]))
         prediction = model(images, mode="predict", bool_masked_pos=mask)
         assert lengths == [1 + 4]
-        noise = torch.randn(BATCH, 16, 4, 4, 3)[..., :].permute(0, 1, 4, 2, 3)
-        changed = images.unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 2, 3, 1, 4, 5).reshape(BATCH, 16, 3, 4, 4)
+        noise = torch.randn(8, 16, 3, 4, 4)
+        changed = images.unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 2, 3, 1, 4, 5).reshape(8, 16, 3, 4, 4)
         changed = torch.where(mask[:, :, None, None, None], noise, changed)
-        changed = changed.reshape(BATCH, 4, 4, 3, 4, 4).permute(0, 3, 1, 4, 2, 5).reshape(BATCH, 3, 16, 16)
-        visible = torch.arange(16).expand(BATCH, -1)[~mask].reshape(BATCH, 4)
+        changed = changed.reshape(8, 4, 4, 3, 4, 4).permute(0, 3, 1, 4, 2, 5).reshape(8, 3, 16, 16)
+        visible = torch.arange(16).expand(8, -1)[~mask].reshape(8, 4)
         latent = model.backbone(images, visible_patches=visible).last_hidden_state
         assert torch.equal(latent, model.backbone(changed, visible_patches=visible).last_hidden_state)
         assert torch.equal(prediction.mask, mask)
@@ -164,9 +164,9 @@ class TestMAE(SSLModelTests):
             self.config(mask_ratio=mask_ratio)
 
     def test_configurations_that_cannot_work(self):
-        with pytest.raises(ValueError, match="the patch size divides.* got 18 and 4"):
+        with pytest.raises(ValueError, match=r"the patch size divides.* got 18 and 4"):
             MAEConfig(backbone_config={"image_size": 18, "patch_size": 4})
-        with pytest.raises(ValueError, match="must be a ViT .* got 'resnet'"):
+        with pytest.raises(ValueError, match=r"must be a ViT .* got 'resnet'"):
             MAEConfig(backbone_config={"model_type": "resnet"})
         with pytest.raises(ValueError, match="decoder_num_attention_heads; got 512 and 7"):
             MAEConfig(decoder_num_attention_heads=7)
@@ -181,5 +181,5 @@ class TestMAE(SSLModelTests):
         uneven[0, :8] = uneven[1, :9] = True
         with pytest.raises(ValueError, match=r"same number of patches .* got \[8, 9\]"):
             model(images, mode="loss", bool_masked_pos=uneven)
-        with pytest.raises(ValueError, match="16 x 16 pixels.* got 24 x 24"):
+        with pytest.raises(ValueError, match=r"16 x 16 pixels.* got 24 x 24"):
             model(torch.zeros(2, 3, 24, 24), mode="loss")
