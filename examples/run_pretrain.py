@@ -7,14 +7,16 @@
 """
 
 import logging
+import sys
 
 import torch
 from transformers import AutoModelForPreTraining
 from transformers.utils.logging import disable_progress_bar
 
 from ssl_hub.data.datasets import load_image_dataset
+from ssl_hub.hub.publishing import PublishError
 from ssl_hub.training.arguments import parse_arguments
-from ssl_hub.training.trainer import SSLTrainer
+from ssl_hub.training.trainer import NonFiniteLossError, SSLTrainer
 
 
 def main():
@@ -53,4 +55,8 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    # What a user can mend; a traceback would bury what the message says. Anything else is a bug and keeps its own.
+    except (ValueError, FileNotFoundError, FileExistsError, PublishError, NonFiniteLossError) as error:
+        sys.exit(f"error: {error}")

@@ -24,6 +24,7 @@ from ssl_hub.data.processing import Normalize
 from ssl_hub.models.mae.modeling_mae import MAEDecoder, MAEHead, MAEModel, MAEViTModel
 from ssl_hub.modules.masking import patchify, unpatchify, visible_patch_indices
 from ssl_hub.modules.position_embeddings import sincos_position_embedding_2d
+from ssl_hub.modules.teachers import cosine_momentum
 
 TOLERANCE = 1e-5
 # The exact gradient of a bias in front of a normalisation is 0; what is recorded there is rounding.
@@ -115,6 +116,91 @@ def check_mae(case: Case) -> None:
     reconstruction = model(pixel_values, mode="predict", bool_masked_pos=mask).reconstruction
     reconstruction = ((reconstruction - image_mean) / image_std).permute(0, 2, 3, 1)
     case.compare("features", reconstruction, case["output/reconstruct.pred"])
+
+
+def check_joint_embedding(case: Case) -> None:
+    """Loss, gradients and state after one call, then a second call; all that have a teacher begin with its update.
+
+    `runtime` and the counter of updates in the state say which momentum that has. Statistics of the teacher's
+    BatchNorm, which MMSelfSup copies from the student, are not compared.
+    """
+    algorithm = case.sidecar["algorithm"]
+
+    def convert(state):
+        return mmselfsup.convert_state_dict(algorithm, state)
+
+    def loss(scenario=""):
+        outputs = model(views, mode="loss")
+        case.compare("losses", outputs.loss, case[f"output/{scenario}loss_total"])
+        return outputs.loss
+
+    def follow():
+        if hasattr(model, "teacher"):
+            model.teacher.follow(model, momentum)
+            # A table that is never trained is a parameter there, and averaged though student and teacher share it.
+            tables = {key: tensor for key, tensor in model.named_buffers() if "position_embeddings" in key}
+            for key, tensor in tables.items():
+                if key.startswith("teacher."):
+                    tensor.lerp_(tables[key.removeprefix("teacher.")], 1 - momentum)
+
+    model = AutoModel.from_config(mmselfsup.convert_config(case.config)).train()
+    # what MMSelfSup keeps outside its state dict
+    load_strictly(model, convert(case.under("state/")), new=("counter.", "memory.vectors", "memory.filling"))
+    steps = next((int(tensor) for key, tensor in case.under("state/").items() if key.endswith(".steps")), 0)
+    if "max_iters" in case.sidecar["runtime"]:
+        momentum = cosine_momentum(case.config["base_momentum"], steps / case.sidecar["runtime"]["max_iters"])
+    else:
+        momentum = case.config.get("momentum")
+    views = [case[f"input/{view}"] for view in range(sum(key.startswith("input/") for key in case.tensors))]
+
+    follow()
+    loss().backward()
+    case.compare_gradients(model, convert)
+    own, state = model.state_dict(), case.under("state/")
+    for name, expected in {**case.under("after/"), **case.under("after_sample/")}.items():
+        if name not in state:  # what MMSelfSup keeps outside its state dict
+            continue
+        names = [key for key in convert({name: state[name]}) if key in own]
+        if any("running_" in key or "num_batches" in key for key in names if key.startswith("teacher.")):
+            continue
+        if name in case.under("after/"):
+            for key, tensor in convert({name: expected}).items():
+                case.compare("state", own[key], tensor)
+        else:
+            case.compare("state", torch.cat([own[key].flatten() for key in names])[: len(expected)], expected)
+    if "memory/queue" in case:
+        check_swav_queue(case, model, loss)
+        model.config.queue_size = 0
+    elif "output/second_step.loss_total" in case:
+        if "max_iters" in case.sidecar["runtime"]:
+            momentum = cosine_momentum(case.config["base_momentum"], (steps + 1) / case.sidecar["runtime"]["max_iters"])
+        follow()
+        loss("second_step.")
+
+    load_strictly(model, convert(state), new=("counter.", "memory.vectors", "memory.filling"))
+    model.eval()
+    features = model(views[0]).last_hidden_state
+    if "output/tensor.0.1" in case:  # a ViT's patch map, then its class token
+        case.compare("features", features[:, 0], case["output/tensor.0.1"])
+        expected = case["output/tensor.0.0"]
+        case.compare("features", features[:, 1:].transpose(1, 2).reshape(expected.shape), expected)
+    else:
+        case.compare("features", features, case["output/tensor.0"])
+
+
+def check_swav_queue(case: Case, model, loss) -> None:
+    """An empty queue is filled only; a full one takes part in the assignment, and then once more, moved on."""
+    queue = case["memory/queue"]
+    model.config.queue_size = queue.shape[1]
+    model.memory.filling.fill_(True)
+    for scenario, vectors in (("queue_empty.", torch.zeros_like(queue)), ("queue.", queue), ("second_step.", None)):
+        if vectors is not None:
+            state = mmselfsup.convert_state_dict("SwAV", case.under("state/"))
+            load_strictly(model, state, new=("counter.", "memory."))
+            model.memory.vectors = vectors.clone()
+        loss(scenario)
+        if vectors is not None:
+            case.compare("state", model.memory.vectors, case[f"after/{scenario}queue"])
 
 
 def check_mae_decoder(case: Case) -> None:
@@ -220,7 +306,17 @@ def check_preprocess(case: Case) -> None:
     case.compare("features", normalize(case["input/raw.0"]), case["output/selfsup_rgb.0"])
 
 
-ALGORITHMS = {"MAE": check_mae}
+ALGORITHMS = {
+    "BarlowTwins": check_joint_embedding,
+    "BYOL": check_joint_embedding,
+    "DenseCL": check_joint_embedding,
+    "MAE": check_mae,
+    "MoCo": check_joint_embedding,
+    "MoCoV3": check_joint_embedding,
+    "SimCLR": check_joint_embedding,
+    "SimSiam": check_joint_embedding,
+    "SwAV": check_joint_embedding,
+}
 # by the part's type, and by its name where it has none
 PARTS = {
     "MAEPretrainDecoder": check_mae_decoder,

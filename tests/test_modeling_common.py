@@ -20,6 +20,8 @@ from ssl_hub.data.images import decode_image
 from ssl_hub.data.loading import build_train_loader
 from ssl_hub.data.processing import Normalize, build_image_processor
 from ssl_hub.data.views import build_views
+from ssl_hub.distributed import synchronize_batchnorm
+from ssl_hub.modules.backbones import backbone_hidden_size
 
 BATCH_SIZE = 8
 
@@ -64,7 +66,7 @@ class SSLModelTests:
     def test_tensor_mode_gives_deterministic_flat_features(self):
         model = self.model().eval()
         outputs = model(self.one_view())
-        assert outputs.pooler_output.shape == (BATCH_SIZE, model.config.backbone_config.hidden_size)
+        assert outputs.pooler_output.shape == (BATCH_SIZE, backbone_hidden_size(model.backbone))
         assert torch.equal(outputs.pooler_output, model(self.one_view()).pooler_output)
         assert torch.equal(outputs[0], outputs.last_hidden_state)
         assert not torch.allclose(outputs.pooler_output[0], outputs.pooler_output[1])
@@ -201,7 +203,7 @@ class SSLModelTests:
 
     def test_hooks(self):
         model = self.model()
-        model.begin_epoch(0, lambda: torch.randn(20, model.config.backbone_config.hidden_size))
+        model.begin_epoch(0, lambda: torch.randn(20, backbone_hidden_size(model.backbone)))
         model.end_step(0.5)
 
     def test_loss_falls_on_real_images(self):
@@ -244,7 +246,10 @@ def _run_process(rank, world_size, test_class, folder):
     images = test_class.images()
     images = [view[part] for view in images] if isinstance(images, list) else images[part]
     inputs = {name: value[part] for name, value in test_class.loss_inputs(BATCH_SIZE).items()}
-    model = DistributedDataParallel(test_class().model().train(), broadcast_buffers=False)
+    model = test_class().model().train()
+    if model.sync_batchnorm:
+        synchronize_batchnorm(model, torch.device("cpu"))
+    model = DistributedDataParallel(model, broadcast_buffers=False)
     model(images, mode="loss", **inputs).loss.backward()
     gradients = {n: p.grad for n, p in model.module.named_parameters() if p.grad is not None}
     save_file(gradients, folder / f"{rank}.safetensors")

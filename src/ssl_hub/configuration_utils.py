@@ -15,9 +15,12 @@ class SSLConfig(PreTrainedConfig):
         backbone_config (`dict` or `PreTrainedConfig`, *optional*):
             The backbone, as the configuration of any transformers vision model (a `dict` names its `model_type`).
             `None` gives the backbone of the algorithm's published ImageNet setting.
+        image_size (`int`, *optional*):
+            Side length, in pixels, of the square images that the model is used with: what the image processor makes.
+            By default what the backbone is built for, or 224.
         pooling (`"cls"` or `"mean"`, *optional*, defaults to `"cls"`):
-            What `pooler_output` is for a backbone that returns tokens: the class token, or the mean of the patch
-            tokens. Feature maps are always averaged.
+            What `pooler_output` is for a backbone that returns tokens and does not pool them itself: the class token,
+            or the mean of the patch tokens.
         image_mean, image_std (`list[float]`, *optional*, defaults to those of ImageNet):
             Normalisation of the pixels, a value a channel, in units of [0, 1]. The image processor gets the same, and
             `mode="predict"` undoes it.
@@ -31,6 +34,7 @@ class SSLConfig(PreTrainedConfig):
     register_models: ClassVar[Callable | None] = None
 
     backbone_config: dict | PreTrainedConfig | None = None
+    image_size: int | None = None
     pooling: Literal["cls", "mean"] = "cls"
     image_mean: list[float] | tuple[float, ...] = (0.485, 0.456, 0.406)
     image_std: list[float] | tuple[float, ...] = (0.229, 0.224, 0.225)
@@ -47,6 +51,8 @@ class SSLConfig(PreTrainedConfig):
                     f"backbone_config needs a model_type, such as 'resnet' or 'vit'; got {self.backbone_config}"
                 )
             self.backbone_config = AutoConfig.for_model(**backbone_config)
+        if self.image_size is None:
+            self.image_size = getattr(self.backbone_config, "image_size", 224)
         self.image_mean, self.image_std = list(self.image_mean), list(self.image_std)
         channels = self.num_channels
         if not len(self.image_mean) == len(self.image_std) == channels or min(self.image_std) <= 0:
@@ -69,10 +75,45 @@ class SSLConfig(PreTrainedConfig):
         return {}
 
     @property
-    def image_size(self) -> int:
-        """Side length, in pixels, of the (square) images that the backbone is built for."""
-        return getattr(self.backbone_config, "image_size", 224)
-
-    @property
     def num_channels(self) -> int:
         return getattr(self.backbone_config, "num_channels", 3)
+
+
+def check_positive(config: PreTrainedConfig, *names: str) -> None:
+    """Raises `ValueError` unless these fields of a configuration are above zero."""
+    for name in names:
+        if not getattr(config, name) > 0:
+            raise ValueError(f"{name} must be positive, got {getattr(config, name)}")
+
+
+def check_momentum(config: PreTrainedConfig, name: str) -> None:
+    """Raises `ValueError` unless the momentum of a teacher lies in [0, 1]."""
+    if not 0 <= getattr(config, name) <= 1:
+        raise ValueError(f"{name} must lie in [0, 1], got {getattr(config, name)}")
+
+
+@strict
+class JointEmbeddingConfig(SSLConfig):
+    r"""Base of the configurations of algorithms that compare the projections of several views of an image.
+
+    Args:
+        projection_hidden_size (`int`, *optional*, defaults to 2048): Width of the projector's hidden layers.
+        projection_size (`int`, *optional*, defaults to 128): Size of the projections that are compared.
+        zero_init_residual (`bool`, *optional*, defaults to `False`):
+            Whether the residual blocks of a ResNet start as the identity.
+    """
+
+    projection_hidden_size: int = 2048
+    projection_size: int = 128
+    zero_init_residual: bool = False
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        check_positive(self, "projection_hidden_size", "projection_size")
+
+    @classmethod
+    def default_backbone_config(cls) -> PreTrainedConfig:
+        """ResNet-50."""
+        from transformers import ResNetConfig  # not above: it imports the Auto classes, which import this
+
+        return ResNetConfig()

@@ -35,3 +35,15 @@ class ReconstructionOutput(ModelOutput):
     reconstruction: torch.FloatTensor | None = None
     masked_image: torch.FloatTensor | None = None
     mask: torch.BoolTensor | None = None
+
+
+@dataclass
+class ProjectionOutput(ModelOutput):
+    """Returned by `mode="predict"` of the joint-embedding models.
+
+    Args:
+        projection (`torch.FloatTensor` of shape `(batch_size, projection_size)`):
+            Unit vectors; the dot product of two is their cosine similarity.
+    """
+
+    projection: torch.FloatTensor | None = None

@@ -1,9 +1,19 @@
 """Checkpoints and configurations of MMSelfSup 1.x (with mmcls 1.0 backbones)."""
 
+import re
+
 import torch
 
 from ..configuration_utils import SSLConfig
+from ..models.barlowtwins.configuration_barlowtwins import BarlowTwinsConfig
+from ..models.byol.configuration_byol import BYOLConfig
+from ..models.densecl.configuration_densecl import DenseCLConfig
 from ..models.mae.configuration_mae import MAEConfig
+from ..models.moco.configuration_moco import MoCoConfig
+from ..models.mocov3.configuration_mocov3 import MoCoV3Config
+from ..models.simclr.configuration_simclr import SimCLRConfig
+from ..models.simsiam.configuration_simsiam import SimSiamConfig
+from ..models.swav.configuration_swav import SwAVConfig
 from .state_dicts import rename_keys
 
 VIT_LAYER_RULES = [
@@ -16,14 +26,60 @@ VIT_LAYER_RULES = [
 ]
 
 VIT_RULES = [
-    (r"^backbone\.cls_token$", "backbone.embeddings.cls_token"),
-    (r"^backbone\.pos_embed$", "backbone.embeddings.position_embeddings"),
-    (r"^backbone\.patch_embed\.", "backbone.embeddings.patch_embeddings."),
-    (r"^backbone\.ln1\.", "backbone.layernorm."),
+    (r"\bbackbone\.cls_token$", "backbone.embeddings.cls_token"),
+    (r"\bbackbone\.pos_embed$", "backbone.embeddings.position_embeddings"),
+    (r"\bbackbone\.patch_embed\.", "backbone.embeddings.patch_embeddings."),
+    (r"\bbackbone\.ln1\.", "backbone.layernorm."),
     *VIT_LAYER_RULES,
 ]
 
+# torchvision's names; in the student and, once its prefix is ours, in the teacher.
+RESNET_RULES = [
+    (r"\bbackbone\.conv1\.", "backbone.embedder.embedder.convolution."),
+    (r"\bbackbone\.bn1\.", "backbone.embedder.embedder.normalization."),
+    (
+        r"\bbackbone\.layer(\d)\.(\d+)\.conv(\d)\.",
+        lambda m: f"backbone.encoder.stages.{int(m[1]) - 1}.layers.{m[2]}.layer.{int(m[3]) - 1}.convolution.",
+    ),
+    (
+        r"\bbackbone\.layer(\d)\.(\d+)\.bn(\d)\.",
+        lambda m: f"backbone.encoder.stages.{int(m[1]) - 1}.layers.{m[2]}.layer.{int(m[3]) - 1}.normalization.",
+    ),
+    (
+        r"\bbackbone\.layer(\d)\.(\d+)\.downsample\.([01])\.",
+        lambda m: (
+            f"backbone.encoder.stages.{int(m[1]) - 1}.layers.{m[2]}.shortcut."
+            + ("convolution." if m[3] == "0" else "normalization.")
+        ),
+    ),
+]
+
+TEACHER_RULES = [
+    (r"^(encoder_k|target_net|momentum_encoder)\.module\.0\.", "teacher.backbone."),
+    (r"^(encoder_k|target_net|momentum_encoder)\.module\.1\.", "teacher.neck."),
+]
+
 RULES = {
+    "BarlowTwins": RESNET_RULES,
+    "BYOL": [*TEACHER_RULES, *RESNET_RULES],
+    "DenseCL": [
+        (r"^queue$", "memory.global_queue.vectors"),
+        (r"^queue_ptr$", "memory.global_queue.pointer"),
+        (r"^queue2$", "memory.dense_queue.vectors"),
+        (r"^queue2_ptr$", "memory.dense_queue.pointer"),
+        *TEACHER_RULES,
+        *RESNET_RULES,
+    ],
+    "MoCo": [
+        (r"^queue$", "memory.vectors"),
+        (r"^queue_ptr$", "memory.pointer"),
+        *TEACHER_RULES,
+        *RESNET_RULES,
+    ],
+    "MoCoV3": [*TEACHER_RULES, *VIT_RULES, *RESNET_RULES],
+    "SimCLR": RESNET_RULES,
+    "SimSiam": RESNET_RULES,
+    "SwAV": [(r"^head\.loss\.prototypes\.", "head.prototypes."), *RESNET_RULES],
     "MAE": [
         (r"^neck\.decoder_embed\.", "neck.embed."),
         (r"^neck\.decoder_pos_embed$", "neck.position_embeddings"),
@@ -32,6 +88,15 @@ RULES = {
         (r"^neck\.decoder_blocks\.", "neck.layers."),
         *VIT_RULES,
     ],
+}
+
+# mmcls' ResNet: the kind of its blocks, and their numbers
+RESNET_DEPTHS = {
+    18: ("basic", [2, 2, 2, 2]),
+    34: ("basic", [3, 4, 6, 3]),
+    50: ("bottleneck", [3, 4, 6, 3]),
+    101: ("bottleneck", [3, 4, 23, 3]),
+    152: ("bottleneck", [3, 8, 36, 3]),
 }
 
 # mmcls' VisionTransformer: embed_dims, num_layers, num_heads, feedforward_channels
@@ -50,6 +115,8 @@ VIT_ARCHS = {
     "deit-small": (384, 12, 6, 1536),
     "deit-b": (768, 12, 12, 3072),
     "deit-base": (768, 12, 12, 3072),
+    "mocov3-s": (384, 12, 12, 1536),
+    "mocov3-small": (384, 12, 12, 1536),
 }
 
 
@@ -61,15 +128,25 @@ def convert_state_dict(algorithm: str, state_dict: dict[str, torch.Tensor]) -> d
     """
     if algorithm not in RULES:
         raise ValueError(f"no conversion of MMSelfSup's {algorithm!r}; there is one for {', '.join(RULES)}")
-    return rename_keys(state_dict, RULES[algorithm])
+    # A teacher's count of updates is a matter of the trainer; SwAV's BatchNorm is there under two names.
+    dropped = r"neck\.bn\..*" if algorithm == "SwAV" else r".*\.steps"
+    kept = {key: tensor for key, tensor in state_dict.items() if not re.fullmatch(dropped, key)}
+    renamed = rename_keys(kept, RULES[algorithm])
+    for key, tensor in renamed.items():
+        if key.endswith("queue.vectors") or key == "memory.vectors":
+            renamed[key] = tensor.T  # a vector is a column there
+        elif key.endswith("queue.pointer") or key == "memory.pointer":
+            renamed[key] = tensor.reshape(())
+    return renamed
 
 
 def convert_config(config: dict) -> SSLConfig:
     """Translates the `model` section of an MMSelfSup 1.x configuration, as a plain dict."""
-    converters = {"MAE": _mae_config}
-    if config["type"] not in converters:
-        raise ValueError(f"no conversion of MMSelfSup's {config['type']!r}; there is one for {', '.join(converters)}")
-    return converters[config["type"]](config)
+    if config["type"] not in CONFIG_CONVERTERS:
+        raise ValueError(
+            f"no conversion of MMSelfSup's {config['type']!r}; there is one for {', '.join(CONFIG_CONVERTERS)}"
+        )
+    return CONFIG_CONVERTERS[config["type"]](config)
 
 
 def _vit_fields(backbone: dict) -> dict:
@@ -91,6 +168,107 @@ def _vit_fields(backbone: dict) -> dict:
         "qkv_bias": backbone.get("qkv_bias", True),
         "layer_norm_eps": 1e-6,
     }
+
+
+def _resnet_fields(backbone: dict) -> dict:
+    layer_type, depths = RESNET_DEPTHS[backbone["depth"]]
+    expansion = 1 if layer_type == "basic" else 4
+    width = backbone.get("base_channels", 64) * expansion
+    return {
+        "model_type": "resnet",
+        "num_channels": backbone.get("in_channels", 3),
+        "embedding_size": backbone.get("stem_channels", 64),
+        "hidden_sizes": [width, 2 * width, 4 * width, 8 * width],
+        "depths": depths,
+        "layer_type": layer_type,
+    }
+
+
+def _joint_embedding_fields(config: dict) -> dict:
+    """What the configurations of the joint-embedding algorithms share."""
+    backbone, neck = config["backbone"], config["neck"]
+    is_vit = backbone["type"] != "ResNet"
+    return {
+        "backbone_config": _vit_fields(backbone) if is_vit else _resnet_fields(backbone),
+        "zero_init_residual": backbone.get("zero_init_residual", False),
+        "projection_hidden_size": neck.get("hid_channels", 2048),
+        "projection_size": neck["out_channels"],
+        **_normalisation(config),
+    }
+
+
+def _barlowtwins_config(config: dict) -> BarlowTwinsConfig:
+    return BarlowTwinsConfig(
+        off_diagonal_weight=config["head"]["loss"].get("lambd", 0.0051), **_joint_embedding_fields(config)
+    )
+
+
+def _byol_config(config: dict) -> BYOLConfig:
+    return BYOLConfig(
+        predictor_hidden_size=config["head"]["predictor"]["hid_channels"],
+        base_momentum=config.get("base_momentum", 0.996),
+        **_joint_embedding_fields(config),
+    )
+
+
+def _densecl_config(config: dict) -> DenseCLConfig:
+    return DenseCLConfig(
+        grid_size=config["neck"].get("num_grid"),
+        dense_loss_weight=config.get("loss_lambda", 0.5),
+        **_queue_fields(config),
+    )
+
+
+def _moco_config(config: dict) -> MoCoConfig:
+    return MoCoConfig(mlp_projector=config["neck"]["type"] == "MoCoV2Neck", **_queue_fields(config))
+
+
+def _queue_fields(config: dict) -> dict:
+    return {
+        "queue_size": config.get("queue_len", 65536),
+        "momentum": config.get("momentum", 0.999),
+        "temperature": config["head"].get("temperature", 0.1),
+        **_joint_embedding_fields(config),
+    }
+
+
+def _mocov3_config(config: dict) -> MoCoV3Config:
+    head = config["head"]
+    return MoCoV3Config(
+        projection_num_layers=config["neck"].get("num_layers", 2),
+        predictor_hidden_size=head["predictor"]["hid_channels"],
+        predictor_last_batchnorm=head["predictor"].get("with_last_bn", True),
+        temperature=head.get("temperature", 1.0),
+        base_momentum=config.get("base_momentum", 0.99),
+        freeze_patch_projection=config["backbone"].get("stop_grad_conv1", False),
+        **_joint_embedding_fields(config),
+    )
+
+
+def _simclr_config(config: dict) -> SimCLRConfig:
+    return SimCLRConfig(temperature=config["head"].get("temperature", 0.1), **_joint_embedding_fields(config))
+
+
+def _simsiam_config(config: dict) -> SimSiamConfig:
+    return SimSiamConfig(
+        predictor_hidden_size=config["head"]["predictor"]["hid_channels"], **_joint_embedding_fields(config)
+    )
+
+
+def _swav_config(config: dict) -> SwAVConfig:
+    loss = config["head"]["loss"]
+    num_crops = loss.get("num_crops", [2])
+    return SwAVConfig(
+        num_large_crops=num_crops[0],
+        num_small_crops=sum(num_crops[1:]),
+        num_prototypes=loss.get("num_prototypes", 3000),
+        temperature=loss.get("temperature", 0.1),
+        sinkhorn_epsilon=loss.get("epsilon", 0.05),
+        sinkhorn_iterations=loss.get("sinkhorn_iterations", 3),
+        freeze_prototypes_steps=0,  # a hook's matter there, like the queue
+        queue_size=0,
+        **_joint_embedding_fields(config),
+    )
 
 
 def _mae_config(config: dict) -> MAEConfig:
@@ -116,3 +294,16 @@ def _normalisation(config: dict) -> dict:
         "image_mean": [value / 255 for value in preprocessor["mean"]],
         "image_std": [value / 255 for value in preprocessor["std"]],
     }
+
+
+CONFIG_CONVERTERS = {
+    "BarlowTwins": _barlowtwins_config,
+    "BYOL": _byol_config,
+    "DenseCL": _densecl_config,
+    "MAE": _mae_config,
+    "MoCo": _moco_config,
+    "MoCoV3": _mocov3_config,
+    "SimCLR": _simclr_config,
+    "SimSiam": _simsiam_config,
+    "SwAV": _swav_config,
+}

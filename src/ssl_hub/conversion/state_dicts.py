@@ -1,7 +1,7 @@
 """What the sources of foreign checkpoints share: rename rules, and reading and filling in strictly."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 
 from ..modeling_utils import SSLModel
 
-# A rule is a regular expression and its replacement. Every rule is applied to every key, in order.
-Rules = Sequence[tuple[str, str]]
+# A rule is a regular expression and its replacement, as re.sub takes them. Every rule is applied to every key, in order.
+Rules = Sequence[tuple[str, str | Callable[[re.Match], str]]]
 
 
 def rename_keys(state_dict: dict[str, torch.Tensor], rules: Rules) -> dict[str, torch.Tensor]:

@@ -8,6 +8,14 @@ from ..configuration_utils import SSLConfig
 
 # model_type: (module folder, configuration, model, image-classification model)
 ALGORITHMS = {
+    "barlowtwins": ("barlowtwins", "BarlowTwinsConfig", "BarlowTwinsModel", "BarlowTwinsForImageClassification"),
+    "byol": ("byol", "BYOLConfig", "BYOLModel", "BYOLForImageClassification"),
+    "densecl": ("densecl", "DenseCLConfig", "DenseCLModel", "DenseCLForImageClassification"),
+    "moco": ("moco", "MoCoConfig", "MoCoModel", "MoCoForImageClassification"),
+    "mocov3": ("mocov3", "MoCoV3Config", "MoCoV3Model", "MoCoV3ForImageClassification"),
+    "simsiam": ("simsiam", "SimSiamConfig", "SimSiamModel", "SimSiamForImageClassification"),
+    "swav": ("swav", "SwAVConfig", "SwAVModel", "SwAVForImageClassification"),
+    "simclr": ("simclr", "SimCLRConfig", "SimCLRModel", "SimCLRForImageClassification"),
     "mae": ("mae", "MAEConfig", "MAEModel", "MAEForImageClassification"),
 }
 

@@ -60,8 +60,6 @@ def save_checkpoint(
     (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=1))
 
     checkpoint = output_dir / f"checkpoint-{step}"
-    if checkpoint.exists():  # from before a resume at an earlier step, or damaged
-        _remove(checkpoint)
     unfinished.rename(checkpoint)
     if save_total_limit is not None:
         for old in list_checkpoints(output_dir)[:-save_total_limit]:
@@ -91,6 +89,8 @@ def load_checkpoint(checkpoint: Path, model: SSLModel, optimizer: torch.optim.Op
 
 def verify_checkpoint(checkpoint: Path) -> None:
     """Raises `DamagedCheckpointError` if a file is missing, cut off or changed since the checkpoint was written."""
+    if not checkpoint.is_dir():
+        raise DamagedCheckpointError(f"there is no checkpoint folder {checkpoint}")
     if not (checkpoint / MANIFEST).is_file():
         raise DamagedCheckpointError(f"{checkpoint} is no checkpoint of ssl_hub: it has no {MANIFEST}")
     try:
@@ -101,20 +101,32 @@ def verify_checkpoint(checkpoint: Path) -> None:
         path = checkpoint / name
         if not path.is_file():
             raise DamagedCheckpointError(f"{path} is missing")
-        if path.stat().st_size != expected["size"] or _fingerprint(path) != expected:
+        if _fingerprint(path) != expected:
             raise DamagedCheckpointError(f"{path} is not what was written: cut off or changed")
 
 
 def list_checkpoints(output_dir: Path) -> list[Path]:
     """The `checkpoint-N` folders, by N."""
     found = [path for path in output_dir.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")))
+    return sorted(found, key=_step)
 
 
-def remove_unfinished(output_dir: Path) -> None:
-    """Removes what a process that was killed while it saved or removed a checkpoint left behind."""
+def remove_leftovers(output_dir: Path, step: int) -> list[Path]:
+    """Removes what a run that begins at `step` cannot use, and returns the `checkpoint-N` folders among it.
+
+    That is what a process left behind that was killed while it saved or removed a checkpoint, and the checkpoints of
+    later steps, damaged or of a run that was given up: counted as the newest ones, they would make the new ones go.
+    """
+    later = [path for path in list_checkpoints(output_dir) if _step(path) > step]
+    for path in later:
+        _remove(path)
     for path in output_dir.glob("checkpoint-*.unfinished"):
         shutil.rmtree(path)
+    return later
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
 def _remove(checkpoint: Path) -> None:

@@ -1,10 +1,16 @@
 """Optimizer and schedule."""
 
 import torch
-from transformers import get_scheduler
+from transformers import SchedulerType, get_scheduler
 
 from ..modeling_utils import SSLModel
 from .arguments import PretrainingArguments
+
+# Those of transformers that need nothing but the number of steps; the others ask for a metric or for settings of theirs.
+SCHEDULES = (
+    *("linear", "cosine", "cosine_with_restarts", "polynomial"),
+    *("constant", "constant_with_warmup", "inverse_sqrt"),
+)
 
 
 def parameter_groups(model: SSLModel, weight_decay: float) -> list[dict]:
@@ -38,9 +44,12 @@ def build_scheduler(
     optimizer: torch.optim.Optimizer, args: PretrainingArguments, total_steps: int, steps_per_epoch: int | None
 ) -> torch.optim.lr_scheduler.LRScheduler:
     """A schedule of transformers over `total_steps` optimizer steps, with linear warm-up from 0."""
+    kind = SchedulerType(args.lr_scheduler_type).value
+    if kind not in SCHEDULES:
+        raise ValueError(f"--lr_scheduler_type must be one of {', '.join(SCHEDULES)}; got {kind!r}")
     warmup_steps = args.warmup_steps
     if warmup_steps is None:
         if args.warmup_epochs and steps_per_epoch is None:
             raise ValueError("a streamed dataset has no known epoch: give --warmup_steps instead of warmup_epochs")
         warmup_steps = round(args.warmup_epochs * (steps_per_epoch or 0))
-    return get_scheduler(args.lr_scheduler_type, optimizer, warmup_steps, total_steps)
+    return get_scheduler(kind, optimizer, warmup_steps, total_steps)

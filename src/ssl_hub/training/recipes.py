@@ -1,7 +1,7 @@
 """Recipes: a YAML file that names a model, its views and its training arguments."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
@@ -12,7 +12,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from ..configuration_utils import SSLConfig
 from ..models.auto import ALGORITHMS
 
-SECTIONS = ("extends", "model", "views", "training")
+SECTIONS = {"extends": str, "model": dict, "views": list, "training": dict}
 
 
 @dataclass
@@ -34,17 +34,23 @@ class Recipe:
     def build_config(self, overrides: str | None = None) -> SSLConfig:
         """Makes the model's configuration, with `overrides` such as `"mask_ratio=0.6,backbone_config.patch_size=8"`."""
         model_type = self.model.get("model_type")
-        if model_type not in CONFIG_MAPPING:
+        if model_type not in CONFIG_MAPPING or not issubclass(CONFIG_MAPPING[model_type], SSLConfig):
             raise ValueError(
                 f"recipe {self.name} asks for the model_type {model_type!r}; ssl_hub has {', '.join(ALGORITHMS)}"
             )
         config_class = CONFIG_MAPPING[model_type]
-        fields = {key: value for key, value in self.model.items() if key != "model_type"}
-        _check_names(config_class, fields, f"recipe {self.name}")
+        values = {key: value for key, value in self.model.items() if key != "model_type"}
+        _check_names(config_class, values, f"recipe {self.name}")
         if overrides:
-            fields = _merge(fields, parse_overrides(overrides))
-            _check_names(config_class, fields, "--config_overrides")
-        return config_class(**fields)
+            values = _merge(values, parse_overrides(overrides))
+            _check_names(config_class, values, "--config_overrides")
+        return config_class(**values)
+
+
+def list_recipes() -> list[str]:
+    """The names of ssl_hub's own recipes."""
+    files = (path.name for path in resources.files("ssl_hub.recipes").iterdir())
+    return sorted(name.removesuffix(".yaml") for name in files if name.endswith(".yaml"))
 
 
 def load_recipe(name_or_file: str) -> Recipe:
@@ -52,22 +58,33 @@ def load_recipe(name_or_file: str) -> Recipe:
 
     A recipe that `extends` another one takes over what it does not say itself.
     """
-    known = {path.name.removesuffix(".yaml"): path for path in resources.files("ssl_hub.recipes").iterdir()}
-    if name_or_file in known:
-        text = known[name_or_file].read_text()
+    names = list_recipes()
+    if name_or_file in names:
+        text = (resources.files("ssl_hub.recipes") / f"{name_or_file}.yaml").read_text()
     elif Path(name_or_file).is_file():
         text = Path(name_or_file).read_text()
     else:
-        names = sorted(name for name in known if not name.startswith("_"))
         near = get_close_matches(name_or_file, names, n=5, cutoff=0.5)
         raise ValueError(
             f"there is no recipe {name_or_file!r} and no such file; "
             + (f"near it: {', '.join(near)}" if near else f"the recipes are {', '.join(names)}")
         )
-    content = yaml.safe_load(text)
-    if not isinstance(content, dict) or not set(content) <= set(SECTIONS):
-        given = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
-        raise ValueError(f"recipe {name_or_file} may have the sections {', '.join(SECTIONS)}; got {given}")
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"recipe {name_or_file} is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        given = "nothing" if content is None else f"a {type(content).__name__}"
+        raise ValueError(f"recipe {name_or_file} holds {given}, not sections ({', '.join(SECTIONS)})")
+    for section, value in content.items():
+        if section not in SECTIONS:
+            raise ValueError(
+                f"recipe {name_or_file} has the section {section!r}; its sections may be {', '.join(SECTIONS)}"
+            )
+        if not isinstance(value, SECTIONS[section]):
+            raise ValueError(
+                f"the section {section!r} of recipe {name_or_file} must be a {SECTIONS[section].__name__}; got {value!r}"
+            )
     parent = load_recipe(content["extends"]) if "extends" in content else Recipe("", {}, [])
     return Recipe(
         name=name_or_file,
@@ -100,11 +117,11 @@ def _merge(base: dict, update: dict) -> dict:
     return merged
 
 
-def _check_names(config_class: type[SSLConfig], fields: dict, where: str) -> None:
+def _check_names(config_class: type[SSLConfig], values: dict, where: str) -> None:
     """transformers takes any keyword, so a misspelt one would be ignored."""
-    allowed = set(config_class().to_dict()) | {"num_labels"}
-    unknown = [name for name in fields if name not in allowed]
-    backbone = fields.get("backbone_config") or {}
+    allowed = {f.name for f in fields(config_class)} | {"num_labels"}
+    unknown = [name for name in values if name not in allowed]
+    backbone = values.get("backbone_config") or {}
     if backbone:
         backbone_type = backbone.get("model_type", config_class.default_backbone_fields().get("model_type"))
         if backbone_type in CONFIG_MAPPING:

@@ -7,6 +7,7 @@ import sys
 import time
 from itertools import islice
 from pathlib import Path
+from typing import NoReturn
 
 import datasets
 import numpy as np
@@ -32,7 +33,7 @@ from .checkpointing import (
     DamagedCheckpointError,
     list_checkpoints,
     load_checkpoint,
-    remove_unfinished,
+    remove_leftovers,
     save_checkpoint,
     verify_checkpoint,
 )
@@ -72,7 +73,7 @@ class SSLTrainer:
         dataset_name: str | None = None,
     ):
         self.args, self.train_dataset, self.eval_dataset = args, train_dataset, eval_dataset
-        self.recipe_name, self.dataset_name = recipe_name, dataset_name
+        self.views, self.recipe_name, self.dataset_name = views, recipe_name, dataset_name
         self.output_dir = Path(args.output_dir)
         self._check_evaluation()
         trackers = [] if args.report_to == "none" else args.report_to.split(",")
@@ -113,6 +114,8 @@ class SSLTrainer:
         self.scheduler = build_scheduler(self.optimizer, args, self.total_steps, self.steps_per_epoch)
         self.prepared_model, self.prepared_optimizer = self.accelerator.prepare(model, self.optimizer)
 
+        self.identity = self._identity()  # before a save, which completes the model's configuration
+
         # What a checkpoint holds besides model, optimizer and schedule.
         self.step, self.epoch, self.step_in_epoch = 0, 0, 0
         self.interval: dict[str, torch.Tensor] = {}  # sums of the loss terms since the last log
@@ -120,7 +123,9 @@ class SSLTrainer:
         self.last_evaluation: dict = {}
         self.unreadable: set[str] = set()
 
-        self.bad_step = torch.tensor(-1.0, device=self.accelerator.device)
+        # The first step whose loss was not finite, or infinity, and the loss terms there.
+        self.first_bad = torch.tensor([math.inf], dtype=torch.double, device=self.accelerator.device)
+        self.term_names: list[str] = []
         self.metrics_path = self.output_dir / "metrics.jsonl"
         self.interval_start, self.interval_images = time.perf_counter(), 0
 
@@ -158,7 +163,7 @@ class SSLTrainer:
                     "gradient_accumulation_steps smaller"
                 )
             self.epoch, self.step_in_epoch = self.epoch + 1, 0
-            if self.args.checkpointing_steps == "epoch":
+            if self.args.checkpointing_steps == "epoch" and self.step > started_at:
                 self._save_checkpoint()
         progress.close()
         return self._finish()
@@ -199,9 +204,9 @@ class SSLTrainer:
         if len(outputs.losses) > 1:
             terms |= {f"loss_{name}": term.detach().double() for name, term in outputs.losses.items()}
         # Looked at when the interval is logged: asking at every step would make the device wait for the host.
-        self.bad_step = torch.where(
-            (self.bad_step < 0) & ~torch.isfinite(terms["loss"]), float(self.step + 1), self.bad_step
-        )
+        fine = torch.isfinite(terms["loss"]) | torch.isfinite(self.first_bad[0])
+        here = torch.stack([torch.full_like(terms["loss"], self.step + 1), *terms.values()])
+        self.first_bad, self.term_names = torch.where(fine, self.first_bad, here), list(terms)
         return {name: term / num_micro_batches for name, term in terms.items()}
 
     def _after_step(self, progress: tqdm) -> None:
@@ -235,13 +240,17 @@ class SSLTrainer:
         self.interval_start, self.interval_images = time.perf_counter(), 0
 
     def _check_finite(self) -> None:
-        bad_step = int(self.accelerator.reduce(self.bad_step, reduction="max"))
-        if bad_step < 0:
-            return
-        terms = ", ".join(f"{name} {float(value)}" for name, value in self.interval.items())
+        # A process may see its first bad loss a step after another one, from the weights that this one made bad.
+        found = self.accelerator.gather(self.first_bad[None])
+        bad_step, *values = found[found[:, 0].argmin()].tolist()
+        if math.isfinite(bad_step):
+            terms = ", ".join(f"{name} {value:.6g}" for name, value in zip(self.term_names, values, strict=True))
+            self._raise_non_finite(f"the loss was not finite at step {int(bad_step)}: {terms}")
+
+    def _raise_non_finite(self, what: str) -> NoReturn:
         good = list_checkpoints(self.output_dir)
         raise NonFiniteLossError(
-            f"the loss was not finite at step {bad_step} (sums since step {self.last_logged_step}: {terms}). "
+            f"{what}. "
             + (f"The last good checkpoint is {good[-1]}. " if good else "There is no checkpoint yet. ")
             + "Usual causes: too high a learning rate or too short a warm-up, fp16 where bf16 or no mixed precision is "
             "needed, no max_grad_norm."
@@ -250,6 +259,7 @@ class SSLTrainer:
     def _evaluate(self) -> None:
         if self.eval_dataset is None:
             return
+        self._check_finite()
         start = time.perf_counter()
         features, labels = self._features(self.eval_dataset)
         metrics = {"embedding_std": embedding_std(features), "rankme": rankme(features)}
@@ -299,7 +309,8 @@ class SSLTrainer:
             self._resume(checkpoint)
         if self.is_main:
             self.output_dir.mkdir(parents=True, exist_ok=True)
-            remove_unfinished(self.output_dir)
+            if later := remove_leftovers(self.output_dir, self.step):
+                logger.warning("going on from step %d, so removed %s", self.step, ", ".join(p.name for p in later))
             self._cut_metrics()
         self.accelerator.wait_for_everyone()
         plain = {key: value for key, value in vars(self.args).items() if isinstance(value, int | float | str)}
@@ -345,10 +356,11 @@ class SSLTrainer:
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.unreadable = set(state["unreadable"])
+        before = state["identity"]
         changed = [
-            f"{name} {state['arguments'].get(name)} -> {value}"
-            for name, value in self._identity().items()
-            if state["arguments"].get(name) != value
+            f"{name} {before.get(name)} -> {value}"
+            for name, value in self.identity.items()
+            if before.get(name) != value
         ]
         if changed:
             logger.warning("the resumed run differs from the one that wrote %s: %s", checkpoint, "; ".join(changed))
@@ -372,10 +384,14 @@ class SSLTrainer:
 
     def _save_checkpoint(self) -> None:
         self._check_finite()
+        # A gradient can overflow where the loss did not: the weights are bad before the next loss tells.
+        if not torch.stack([parameter.isfinite().all() for parameter in self.model.parameters()]).all():
+            self._raise_non_finite(f"the weights are not finite after step {self.step}")
         interval = {}
         if self.interval:
             sums = self.accelerator.reduce(torch.stack(list(self.interval.values())), reduction="mean")
             interval = dict(zip(self.interval, sums.tolist(), strict=True))
+        self.unreadable = set(gather_object(sorted(self.unreadable)))
         if self.is_main:
             state = {
                 "step": self.step,
@@ -387,7 +403,7 @@ class SSLTrainer:
                 "scheduler": self.scheduler.state_dict(),
                 "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else None,
                 "unreadable": sorted(self.unreadable),
-                "arguments": self._identity(),
+                "identity": self.identity,
             }
             save_checkpoint(
                 self.output_dir,
@@ -409,20 +425,21 @@ class SSLTrainer:
                 self.model.config,
                 recipe_name=self.recipe_name,
                 dataset_name=self.dataset_name,
-                training_arguments=self._identity(),
+                training_arguments=self._training_arguments(),
                 metrics=[json.loads(line) for line in self.metrics_path.read_text().splitlines()],
                 repo_id=self.args.hub_model_id,
                 has_reconstruction=has_reconstruction,
             )
             card.save(self.output_dir / "README.md")
             if self.unreadable:
-                logger.warning("%d images could not be read and were skipped", len(self.unreadable))
+                logger.warning("images that could not be read and were skipped: %d", len(self.unreadable))
             tqdm.write(f"the model is in {self.output_dir}")
-            if self.args.push_to_hub:
-                repo_id = self.args.hub_model_id or self.output_dir.resolve().name
-                tqdm.write(f"shared at {publish(self.output_dir, repo_id, private=self.args.hub_private_repo)}")
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
+        # Last, as it may fail, and may take longer than processes wait for each other.
+        if self.is_main and self.args.push_to_hub:
+            repo_id = self.args.hub_model_id or self.output_dir.resolve().name
+            tqdm.write(f"shared at {publish(self.output_dir, repo_id, private=self.args.hub_private_repo)}")
         return self.last_evaluation
 
     def _plot_reconstruction(self) -> bool:
@@ -431,7 +448,8 @@ class SSLTrainer:
         if isinstance(dataset, datasets.IterableDataset):
             return False
         loader = build_eval_loader(dataset, self.image_processor, batch_size=min(8, len(dataset)))
-        pixel_values = next(iter(loader))["pixel_values"].to(self.accelerator.device)
+        batches = (batch["pixel_values"] for batch in loader)
+        pixel_values = next(batch for batch in batches if len(batch)).to(self.accelerator.device)
         self._seed(0, stream=2)
         self.model.eval()
         with torch.no_grad():
@@ -468,7 +486,9 @@ class SSLTrainer:
         """Another run's results are never written over."""
         traces = [name for name in ("metrics.jsonl", "model.safetensors") if (self.output_dir / name).exists()]
         traces += [path.name for path in list_checkpoints(self.output_dir)]
-        if traces and self.args.resume_from_checkpoint is None:
+        asked = self.args.resume_from_checkpoint
+        goes_on = asked == "latest" or (asked is not None and Path(asked).resolve().parent == self.output_dir.resolve())
+        if traces and not goes_on:
             raise FileExistsError(
                 f"{self.output_dir} already holds a run ({', '.join(traces[:4])}): go on with it by "
                 "--resume_from_checkpoint latest, or give another --output_dir"
@@ -501,7 +521,16 @@ class SSLTrainer:
         return self.epoch + self.step_in_epoch / self.steps_per_epoch
 
     def _identity(self) -> dict:
-        """What a resumed run has to have in common with the first one to end like it."""
+        """What a resumed run has to have in common with the first one to end like it, as JSON."""
+        streamed = isinstance(self.train_dataset, datasets.IterableDataset)
+        return {
+            **self._training_arguments(),
+            "images": None if streamed else len(self.train_dataset),
+            "views": self.views,
+            **json.loads(self.model.config.to_json_string(use_diff=False)),
+        }
+
+    def _training_arguments(self) -> dict:
         names = (
             "seed num_train_epochs max_train_steps learning_rate base_learning_rate lr_scheduler_type warmup_epochs "
             "warmup_steps weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm mixed_precision"

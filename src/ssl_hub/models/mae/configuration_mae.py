@@ -52,6 +52,11 @@ class MAEConfig(SSLConfig):
                 "MAE needs square images whose side the patch size divides: give image_size and patch_size as integers "
                 f"such as 224 and 16; got {image_size} and {patch_size}"
             )
+        if self.image_size != image_size:
+            raise ValueError(
+                f"MAE is built for one size of images: image_size {self.image_size} differs from "
+                f"backbone_config.image_size {image_size}; give the latter only"
+            )
         if not 0 < self.mask_ratio < 1 or int(self.num_patches * (1 - self.mask_ratio)) == 0:
             raise ValueError(
                 f"mask_ratio must lie between 0 and 1 and leave at least one of the {self.num_patches} patches of an "

@@ -9,21 +9,12 @@ import math
 import torch
 from torch import nn
 from transformers import initialization as init
-from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.models.vit.modeling_vit import (
-    ViTAttention,
-    ViTEmbeddings,
-    ViTLayer,
-    ViTMLP,
-    ViTModel,
-    ViTPreTrainedModel,
-)
-from transformers.utils.output_capturing import capture_outputs
+from transformers.models.vit.modeling_vit import ViTAttention, ViTLayer, ViTMLP, ViTPreTrainedModel
 
 from ...modeling_outputs import ReconstructionOutput, SSLLossOutput
 from ...modeling_utils import SSLForImageClassification, SSLModel
 from ...modules.masking import patchify, random_patch_mask, unpatchify, visible_patch_indices
-from ...modules.position_embeddings import sincos_position_embedding_2d
+from ...modules.vit import FixedPositionViTEmbeddings, FixedPositionViTModel, init_sincos_positions
 from .configuration_mae import MAEConfig
 
 
@@ -58,38 +49,14 @@ def _init_mae_weights(module: nn.Module) -> None:
     elif isinstance(module, nn.LayerNorm):
         init.ones_(module.weight)
         init.zeros_(module.bias)
-    elif isinstance(module, MAEViTEmbeddings | MAEDecoder):
-        init.normal_(module.cls_token if isinstance(module, MAEViTEmbeddings) else module.mask_token, std=0.02)
-        positions = module.position_embeddings
-        grid_size = math.isqrt(positions.shape[1] - 1)
-        init.copy_(positions, sincos_position_embedding_2d(grid_size, positions.shape[2], cls_token=True))
+    elif isinstance(module, FixedPositionViTEmbeddings | MAEDecoder):
+        is_encoder = isinstance(module, FixedPositionViTEmbeddings)
+        init.normal_(module.cls_token if is_encoder else module.mask_token, std=0.02)
+        init_sincos_positions(module)
 
 
-class MAEViTEmbeddings(ViTEmbeddings):
-    """ViT's embeddings with fixed sine-cosine positions, which can drop patches."""
-
-    def __init__(self, config):
-        super().__init__(config)
-        # A buffer under the same name: the checkpoint stays a ViT's, and loading one cannot make the table trainable.
-        shape = self.position_embeddings.shape
-        del self.position_embeddings
-        self.register_buffer("position_embeddings", torch.zeros(shape))
-
-    def forward(self, pixel_values: torch.Tensor, visible_patches: torch.Tensor | None = None) -> torch.Tensor:
-        embeddings = super().forward(pixel_values, interpolate_pos_encoding=True)
-        if visible_patches is None:
-            return embeddings
-        index = visible_patches[..., None].expand(-1, -1, embeddings.shape[-1])
-        return torch.cat([embeddings[:, :1], embeddings[:, 1:].gather(1, index)], dim=1)
-
-
-class MAEViTModel(ViTModel):
-    """A `ViTModel` that computes nothing for dropped patches. Its checkpoint is one of a plain `ViTModel`."""
-
-    def __init__(self, config):
-        super().__init__(config, add_pooling_layer=False)
-        self.embeddings = MAEViTEmbeddings(config)
-        self.post_init()
+class MAEViTModel(FixedPositionViTModel):
+    """The encoder: a ViT with fixed positions that computes nothing for dropped patches."""
 
     def post_init(self):
         _mark_linear_layers(self)  # the constructor of ViTModel initialises already
@@ -97,38 +64,6 @@ class MAEViTModel(ViTModel):
 
     def _init_weights(self, module):
         _init_mae_weights(module)
-
-    @capture_outputs(tie_last_hidden_states=False)
-    def forward(
-        self, pixel_values: torch.Tensor, visible_patches: torch.Tensor | None = None, **kwargs
-    ) -> BaseModelOutputWithPooling:
-        """Encodes images.
-
-        Args:
-            pixel_values: `(B, C, H, W)`; positions are interpolated to an `H` and `W` other than `config.image_size`.
-            visible_patches: indices `(B, V)` of the patches to keep; all by default.
-
-        Returns:
-            `last_hidden_state` `(B, 1 + V, hidden_size)`, the class token first.
-        """
-        height, width = pixel_values.shape[-2:]
-        patch_size = self.config.patch_size
-        if height % patch_size != 0 or width % patch_size != 0:
-            raise ValueError(
-                f"the patch size {patch_size} must divide the height and width of the images; got {height} x {width}. "
-                "Resize or crop them, as the model's image processor does."
-            )
-        pixel_values = pixel_values.to(self.embeddings.patch_embeddings.projection.weight.dtype)
-        hidden_states = self.embeddings(pixel_values, visible_patches)
-        for layer in self.layers:
-            hidden_states = layer(hidden_states, **kwargs)
-        return BaseModelOutputWithPooling(last_hidden_state=self.layernorm(hidden_states))
-
-    def save_pretrained(self, save_directory, **kwargs):
-        super().save_pretrained(save_directory, **kwargs)
-        # The name of the class that loads it without ssl_hub.
-        self.config.architectures = ["ViTModel"]
-        self.config.save_pretrained(save_directory)
 
 
 class MAEDecoder(ViTPreTrainedModel):

@@ -1,0 +1,50 @@
+"""Turns a public checkpoint into one that `AutoModel.from_pretrained` loads.
+
+    python examples/convert_checkpoint.py --checkpoint mae_pretrain_vit_base.pth --source facebook --encoder_only \
+        --recipe mae-vit-base-1600e --output_dir mae-vit-base
+
+Every tensor must find its place, and every place its tensor. A `.pth` file is read without unpickling objects.
+"""
+
+import sys
+from dataclasses import dataclass, field
+
+import torch
+from transformers import AutoModelForPreTraining, HfArgumentParser
+
+from ssl_hub.conversion.sources import SOURCES, load_foreign_checkpoint
+from ssl_hub.data.processing import build_image_processor
+from ssl_hub.hub.publishing import save_for_sharing
+from ssl_hub.training.recipes import load_recipe
+
+
+@dataclass
+class ConversionArguments:
+    checkpoint: str = field(metadata={"help": "The .pth or .safetensors file."})
+    source: str = field(metadata={"help": "The code base that wrote it.", "choices": list(SOURCES)})
+    recipe: str = field(metadata={"help": "Name of a recipe, or path of its YAML file, with the same model."})
+    output_dir: str = field(metadata={"help": "Where the model goes."})
+    config_overrides: str | None = field(
+        default=None, metadata={"help": "Changes to the recipe's model: name=value,backbone_config.name=value,..."}
+    )
+    encoder_only: bool = field(
+        default=False, metadata={"help": "The checkpoint holds the backbone alone; the rest is newly initialised."}
+    )
+
+
+def main():
+    args = HfArgumentParser(ConversionArguments, allow_abbrev=False).parse_args_into_dataclasses()[0]
+    torch.manual_seed(0)  # of what is newly initialised
+    config = load_recipe(args.recipe).build_config(args.config_overrides)
+    model = AutoModelForPreTraining.from_config(config)
+    load_foreign_checkpoint(model, args.checkpoint, args.source, new=("neck.", "head.") if args.encoder_only else ())
+    image_processor = build_image_processor(config.image_size, config.image_mean, config.image_std)
+    save_for_sharing(model, image_processor, args.output_dir)
+    print(f"the model is in {args.output_dir}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, FileNotFoundError) as error:  # what a user can mend
+        sys.exit(f"error: {error}")

@@ -1,0 +1,48 @@
+"""Loading a checkpoint that other code wrote."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from ..modeling_utils import SSLModel
+from . import facebook, mmselfsup
+from .state_dicts import load_strictly, read_checkpoint
+
+# source: (the state dict's key in the file, the conversion by model_type)
+SOURCES = {
+    "mmselfsup": ("state_dict", {"mae": partial(mmselfsup.convert_state_dict, "MAE")}),
+    "facebook": ("model", {"mae": facebook.convert_mae_state_dict}),
+}
+
+
+def load_foreign_checkpoint(model: SSLModel, path: str | Path, source: str, new: Sequence[str] = ()) -> None:
+    """Fills a model with the weights of a checkpoint of another code base.
+
+    Args:
+        model: of the same architecture as the checkpoint.
+        path: a `.safetensors` or `.pth` file: the state dict, alone or as its code base wraps it.
+        source: a key of `SOURCES`.
+        new: prefixes of what the checkpoint may lack and the model then keeps as it was initialised.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the source or the algorithm is unknown, the file cannot be read safely, or a tensor has no place, no
+            counterpart or another shape.
+    """
+    if source not in SOURCES:
+        raise ValueError(f"no conversion from {source!r}; there is one from {', '.join(SOURCES)}")
+    key, conversions = SOURCES[source]
+    model_type = model.config.model_type
+    if model_type not in conversions:
+        raise ValueError(f"no conversion of {model_type!r} from {source}; there is one of {', '.join(conversions)}")
+    checkpoint = read_checkpoint(path)
+    state_dict = checkpoint.get(key, checkpoint)
+    no_tensors = [name for name, value in state_dict.items() if not isinstance(value, torch.Tensor)]
+    if no_tensors:
+        raise ValueError(
+            f"{path} is no checkpoint of {source}: it has neither {key!r} nor tensors alone; its keys are "
+            f"{', '.join(map(str, checkpoint))}"
+        )
+    load_strictly(model, conversions[model_type](state_dict), new)

@@ -1,0 +1,34 @@
+"""Barlow Twins's configuration."""
+
+from typing import ClassVar
+
+from huggingface_hub.dataclasses import strict
+
+from ...configuration_utils import JointEmbeddingConfig, check_positive
+
+
+@strict
+class BarlowTwinsConfig(JointEmbeddingConfig):
+    r"""Configuration of [`BarlowTwinsModel`]. The defaults are the paper's ResNet-50 on ImageNet.
+
+    Args:
+        projection_hidden_size (`int`, *optional*, defaults to 8192): Width of the projector's hidden layers.
+        projection_size (`int`, *optional*, defaults to 8192): Size of the projections that are correlated.
+        off_diagonal_weight (`float`, *optional*, defaults to 0.0051):
+            Weight of the squared off-diagonal correlations against the diagonal term.
+        loss_scale (`float`, *optional*, defaults to 1.0):
+            Factor of the loss; the authors' ImageNet runs with LARS use 1 in the final code, 0.024 in earlier ones.
+    """
+
+    model_type = "barlowtwins"
+    paper: ClassVar[str] = "Barlow Twins: Self-Supervised Learning via Redundancy Reduction, arXiv 2103.03230"
+
+    zero_init_residual: bool = True
+    projection_hidden_size: int = 8192
+    projection_size: int = 8192
+    off_diagonal_weight: float = 0.0051
+    loss_scale: float = 1.0
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        check_positive(self, "off_diagonal_weight", "loss_scale")

@@ -1,0 +1,58 @@
+"""BYOL: Bootstrap Your Own Latent (arXiv 2006.07733).
+
+The student predicts from one view what its momentum teacher makes of the other. There are no negatives.
+"""
+
+import torch
+
+from ...modeling_outputs import SSLLossOutput
+from ...modeling_utils import JointEmbeddingModel, SSLForImageClassification
+from ...modules.heads import PredictorHead
+from ...modules.losses import cosine_loss
+from ...modules.necks import NonLinearNeck
+from ...modules.teachers import MomentumTeacher, cosine_momentum
+from .configuration_byol import BYOLConfig
+
+
+class BYOLModel(JointEmbeddingModel):
+    """BYOL (arXiv 2006.07733): `backbone`, `neck` the projector, `head` the predictor, `teacher` of the first two."""
+
+    config_class = BYOLConfig
+
+    def __init__(self, config: BYOLConfig):
+        super().__init__(config)
+        size, hidden_size = config.projection_size, config.projection_hidden_size
+        self.neck = NonLinearNeck(self.hidden_size, hidden_size, size, bias=True, last_batchnorm=False)
+        self.head = PredictorHead(
+            NonLinearNeck(size, config.predictor_hidden_size, size, bias=True, last_batchnorm=False)
+        )
+        self.teacher = MomentumTeacher(backbone=self.backbone, neck=self.neck)
+        self.post_init()
+
+    def loss(self, pixel_values: list[torch.Tensor]) -> SSLLossOutput:
+        """`mode="loss"`: twice the sum of the negative cosine similarities of both directions, in [-4, 4].
+
+        The paper's loss is this plus 4.
+
+        Args:
+            pixel_values (list of 2 `torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`):
+                Two views of each image.
+        """
+        self._check_views(pixel_values)
+        projections = [self.project(view) for view in pixel_values]
+        targets = [self.teacher_project(view) for view in pixel_values]
+        losses = [
+            cosine_loss(self.head(projections[0]), targets[1]),
+            cosine_loss(self.head(projections[1]), targets[0]),
+        ]
+        loss = 2 * (losses[0] + losses[1])
+        return SSLLossOutput(loss=loss, losses={"cosine": loss.detach()})
+
+    def end_step(self, progress: float) -> None:
+        self.teacher.follow(self, cosine_momentum(self.config.base_momentum, progress))
+
+
+class BYOLForImageClassification(SSLForImageClassification):
+    """BYOL's backbone with a linear classifier on its pooled features."""
+
+    config_class = BYOLConfig

@@ -1,0 +1,118 @@
+"""DenseCL: Dense Contrastive Learning for Self-Supervised Visual Pre-Training (arXiv 2011.09157).
+
+MoCo v2, and the same for every position of the feature map: its key is that of the position in the other view whose
+backbone feature is most alike.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ...distributed import num_processes, shuffle_batch, unshuffle_batch
+from ...modeling_outputs import SSLLossOutput
+from ...modeling_utils import JointEmbeddingModel, SSLForImageClassification
+from ...modules.backbones import feature_map, pool_features, run_backbone
+from ...modules.losses import normalize, queue_contrast
+from ...modules.memories import Queue, StepCounter
+from ...modules.teachers import MomentumTeacher
+from .configuration_densecl import DenseCLConfig
+
+
+class DenseCLNeck(nn.Module):
+    """`mlp` projects the pooled feature, `mlp2` the feature at every position."""
+
+    def __init__(self, config: DenseCLConfig, hidden_size: int):
+        super().__init__()
+        width, size = config.projection_hidden_size, config.projection_size
+        self.grid_size = config.grid_size
+        self.mlp = nn.Sequential(nn.Linear(hidden_size, width), nn.ReLU(), nn.Linear(width, size))
+        self.mlp2 = nn.Sequential(nn.Conv2d(hidden_size, width, 1), nn.ReLU(), nn.Conv2d(width, size, 1))
+
+    def forward(self, pooled: torch.Tensor, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Projects pooled features `(B, D)` and feature maps `(B, D, H, W)`.
+
+        Returns:
+            Global projections `(B, P)`, dense ones `(B, P, L)` with L positions, and the mean of the dense ones `(B, P)`.
+        """
+        if self.grid_size is not None:
+            features = F.adaptive_avg_pool2d(features, self.grid_size)
+        dense = self.mlp2(features)
+        return self.mlp(pooled), dense.flatten(2), dense.mean(dim=(2, 3))
+
+
+class DenseCLModel(JointEmbeddingModel):
+    """DenseCL (arXiv 2011.09157): `backbone`, `neck` with a global and a dense branch, `teacher` of both, `memory` with
+    the queues `global_queue` and `dense_queue`."""
+
+    config_class = DenseCLConfig
+    sync_batchnorm = False  # keys are shuffled over the processes instead
+
+    def __init__(self, config: DenseCLConfig):
+        super().__init__(config)
+        self.neck = DenseCLNeck(config, self.hidden_size)
+        self.teacher = MomentumTeacher(backbone=self.backbone, neck=self.neck)
+        self.memory = nn.ModuleDict(
+            {name: Queue(config.queue_size, config.projection_size) for name in ("global_queue", "dense_queue")}
+        )
+        self.counter = StepCounter()
+        self.post_init()
+
+    def loss(self, pixel_values: list[torch.Tensor]) -> SSLLossOutput:
+        """`mode="loss"`: a global and a dense InfoNCE against a queue each, which then take in the new keys.
+
+        Args:
+            pixel_values (list of 2 `torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`):
+                Queries and keys, two views of each image.
+        """
+        self._check_views(pixel_values)
+        features, query, dense_query, _ = self._encode(self.backbone, self.neck, pixel_values[0])
+        with torch.no_grad():
+            key_features, key, dense_key, mean_key = self._keys(pixel_values[1])
+            # For each position of the query, the position of the key with the most similar backbone feature.
+            match = (features.transpose(1, 2) @ key_features).argmax(dim=2)
+            dense_key = dense_key.gather(2, match[:, None].expand(-1, dense_key.shape[1], -1))
+        temperature = self.config.temperature
+        global_queue, dense_queue = self.memory["global_queue"], self.memory["dense_queue"]
+        global_loss = queue_contrast(query, key, global_queue.vectors.clone(), temperature)
+        dense_loss = queue_contrast(dense_query, dense_key, dense_queue.vectors.clone(), temperature)
+        if self.training:
+            global_queue.enqueue(key)
+            dense_queue.enqueue(mean_key)
+        started = self.counter.steps >= self.config.dense_loss_start_step
+        weight = self.config.dense_loss_weight * started
+        loss = (1 - weight) * global_loss + weight * dense_loss
+        return SSLLossOutput(loss=loss, losses={"global": global_loss.detach(), "dense": dense_loss.detach()})
+
+    def project(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """The student's global projections `(B, projection_size)` of one view."""
+        return self._encode(self.backbone, self.neck, pixel_values)[1]
+
+    def _encode(self, backbone, neck, pixel_values):
+        """Unit vectors: backbone features `(B, D, L)`, global projections, dense ones, the mean of the dense ones."""
+        outputs = run_backbone(backbone, pixel_values)
+        features = feature_map(outputs)
+        projections = neck(pool_features(outputs, self.config.pooling), features)
+        if projections[1].shape[2] != features.shape[2] * features.shape[3]:
+            raise ValueError(
+                f"grid_size {self.config.grid_size} must be that of the backbone's feature map, whose positions are "
+                f"matched: {features.shape[2]} x {features.shape[3]} for images of this size"
+            )
+        return tuple(normalize(tensor) for tensor in (features.flatten(2), *projections))
+
+    def _keys(self, pixel_values):
+        """The teacher's unit vectors, from batches that are shuffled over the processes."""
+        teacher = self.teacher
+        if num_processes() == 1:
+            return self._encode(teacher.backbone, teacher.neck, pixel_values)
+        shuffled, order = shuffle_batch(pixel_values)
+        return tuple(unshuffle_batch(key, order) for key in self._encode(teacher.backbone, teacher.neck, shuffled))
+
+    def end_step(self, progress: float) -> None:
+        self.teacher.follow(self, self.config.momentum)
+        self.counter.count()
+
+
+class DenseCLForImageClassification(SSLForImageClassification):
+    """DenseCL's backbone with a linear classifier on its pooled features."""
+
+    config_class = DenseCLConfig

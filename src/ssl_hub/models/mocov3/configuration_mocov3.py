@@ -1,0 +1,56 @@
+"""MoCo v3's configuration."""
+
+from typing import ClassVar
+
+from huggingface_hub.dataclasses import strict
+from transformers.models.vit.configuration_vit import ViTConfig
+
+from ...configuration_utils import JointEmbeddingConfig, check_momentum, check_positive
+
+
+@strict
+class MoCoV3Config(JointEmbeddingConfig):
+    r"""Configuration of [`MoCoV3Model`]. The defaults are the paper's ViT-S/16 on ImageNet.
+
+    Args:
+        projection_hidden_size (`int`, *optional*, defaults to 4096): Width of the projector's hidden layers.
+        projection_size (`int`, *optional*, defaults to 256): Size of projections and predictions.
+        projection_num_layers (`int`, *optional*): Layers of the projector; 3 for a ViT, 2 for any other backbone.
+        predictor_hidden_size (`int`, *optional*, defaults to 4096): Width of the predictor's hidden layer.
+        predictor_last_batchnorm (`bool`, *optional*):
+            Whether BatchNorm follows the predictor; yes for a ViT, no for any other backbone.
+        temperature (`float`, *optional*): Of the softmax over similarities; 0.2 for a ViT, 1.0 for any other backbone.
+        base_momentum (`float`, *optional*, defaults to 0.99):
+            Momentum of the teacher at the start; it rises to 1 by a cosine over the training.
+        freeze_patch_projection (`bool`, *optional*, defaults to `True`):
+            Whether a ViT's patch projection stays as it was drawn at random, which keeps the training stable.
+    """
+
+    model_type = "mocov3"
+    paper: ClassVar[str] = "An Empirical Study of Training Self-Supervised Vision Transformers, arXiv 2104.02057"
+
+    projection_hidden_size: int = 4096
+    projection_size: int = 256
+    projection_num_layers: int | None = None
+    predictor_hidden_size: int = 4096
+    predictor_last_batchnorm: bool | None = None
+    temperature: float | None = None
+    base_momentum: float = 0.99
+    freeze_patch_projection: bool = True
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        is_vit = self.backbone_config.model_type == "vit"
+        if self.projection_num_layers is None:
+            self.projection_num_layers = 3 if is_vit else 2
+        if self.predictor_last_batchnorm is None:
+            self.predictor_last_batchnorm = is_vit
+        if self.temperature is None:
+            self.temperature = 0.2 if is_vit else 1.0
+        check_positive(self, "projection_num_layers", "predictor_hidden_size", "temperature")
+        check_momentum(self, "base_momentum")
+
+    @classmethod
+    def default_backbone_config(cls) -> ViTConfig:
+        """ViT-S/16 with twelve heads, as in the paper."""
+        return ViTConfig(hidden_size=384, num_attention_heads=12, intermediate_size=1536, layer_norm_eps=1e-6)

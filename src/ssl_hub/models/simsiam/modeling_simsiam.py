@@ -1,0 +1,49 @@
+"""SimSiam: Exploring Simple Siamese Representation Learning (arXiv 2011.10566).
+
+The network predicts from one view its own projection of the other; the gradient stops at the latter.
+"""
+
+import torch
+
+from ...modeling_outputs import SSLLossOutput
+from ...modeling_utils import JointEmbeddingModel, SSLForImageClassification
+from ...modules.heads import PredictorHead
+from ...modules.losses import cosine_loss
+from ...modules.necks import NonLinearNeck
+from .configuration_simsiam import SimSiamConfig
+
+
+class SimSiamModel(JointEmbeddingModel):
+    """SimSiam (arXiv 2011.10566): `backbone`, `neck` the projector, `head` the predictor."""
+
+    config_class = SimSiamConfig
+    constant_learning_rate = ("head.predictor.",)
+
+    def __init__(self, config: SimSiamConfig):
+        super().__init__(config)
+        size = config.projection_size
+        self.neck = NonLinearNeck(
+            self.hidden_size, config.projection_hidden_size, size, num_layers=3, last_affine=False
+        )
+        self.head = PredictorHead(
+            NonLinearNeck(size, config.predictor_hidden_size, size, last_bias=True, last_batchnorm=False)
+        )
+        self.post_init()
+
+    def loss(self, pixel_values: list[torch.Tensor]) -> SSLLossOutput:
+        """`mode="loss"`: the mean of the negative cosine similarities of both directions, in [-1, 1].
+
+        Args:
+            pixel_values (list of 2 `torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`):
+                Two views of each image.
+        """
+        self._check_views(pixel_values)
+        first, second = (self.project(view) for view in pixel_values)
+        loss = 0.5 * (cosine_loss(self.head(first), second) + cosine_loss(self.head(second), first))
+        return SSLLossOutput(loss=loss, losses={"cosine": loss.detach()})
+
+
+class SimSiamForImageClassification(SSLForImageClassification):
+    """SimSiam's backbone with a linear classifier on its pooled features."""
+
+    config_class = SimSiamConfig

@@ -1,0 +1,168 @@
+"""SwAV: Unsupervised Learning of Visual Features by Contrasting Cluster Assignments (arXiv 2006.09882).
+
+The large crops of a batch are assigned evenly to prototypes; all other crops of an image predict its assignment.
+"""
+
+from itertools import groupby
+
+import torch
+from torch import nn
+
+from ...distributed import gather, num_processes, process_index, sum_
+from ...modeling_outputs import SSLLossOutput
+from ...modeling_utils import JointEmbeddingModel, SSLForImageClassification
+from ...modules.losses import in_float32, normalize
+from ...modules.memories import StepCounter
+from .configuration_swav import SwAVConfig
+
+
+@torch.no_grad()
+@in_float32
+def sinkhorn(scores: torch.Tensor, epsilon: float, iterations: int) -> torch.Tensor:
+    """Assigns samples to prototypes so that each prototype gets the same share of those of all processes.
+
+    Args:
+        scores: similarities `(B, K)` of samples and prototypes, in [-1, 1].
+
+    Returns:
+        `torch.Tensor`: assignments `(B, K)`, whose rows add up to 1.
+    """
+    num_samples = len(scores) * num_processes()
+    assignments = (scores / epsilon).exp()
+    assignments /= sum_(assignments.sum())
+    for _ in range(iterations):
+        assignments /= sum_(assignments.sum(dim=0)) * scores.shape[1]
+        assignments /= assignments.sum(dim=1, keepdim=True) * num_samples
+    return assignments * num_samples
+
+
+class SwAVNeck(nn.Module):
+    def __init__(self, config: SwAVConfig, hidden_size: int):
+        super().__init__()
+        width = config.projection_hidden_size
+        self.projection_neck = nn.Sequential(
+            nn.Linear(hidden_size, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, config.projection_size)
+        )
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.projection_neck(features)
+
+
+class SwAVHead(nn.Module):
+    """Holds the prototypes, unit vectors."""
+
+    def __init__(self, config: SwAVConfig):
+        super().__init__()
+        self.prototypes = nn.Linear(config.projection_size, config.num_prototypes, bias=False)
+
+    @torch.no_grad()
+    def normalize_prototypes(self) -> None:
+        self.prototypes.weight.copy_(normalize(self.prototypes.weight))
+
+
+class SwAVQueue(nn.Module):
+    """The latest projections of each large crop, over all processes. It serves once it is full.
+
+    Buffers: `vectors` `(num_large_crops, size, dim)`, the newest first; `filling` `()`, whether it takes any in.
+    """
+
+    def __init__(self, num_crops: int, size: int, dim: int):
+        super().__init__()
+        self.register_buffer("vectors", torch.zeros(num_crops, size, dim))
+        self.register_buffer("filling", torch.zeros((), dtype=torch.bool))
+
+    def is_full(self) -> bool:
+        return bool(self.filling) and bool((self.vectors[:, -1] != 0).any())
+
+    def part(self, crop: int) -> torch.Tensor:
+        """This process's share of the queue of a crop: Sinkhorn adds the processes up."""
+        return self.vectors[crop].chunk(num_processes())[process_index()]
+
+    @torch.no_grad()
+    def push(self, crop: int, projections: torch.Tensor) -> None:
+        new = gather(projections.to(self.vectors.dtype))
+        self.vectors[crop] = torch.cat([new, self.vectors[crop]])[: self.vectors.shape[1]]
+
+
+class SwAVModel(JointEmbeddingModel):
+    """SwAV (arXiv 2006.09882): `backbone`, `neck` the projector, `head` the prototypes, `memory` the queue."""
+
+    config_class = SwAVConfig
+
+    def __init__(self, config: SwAVConfig):
+        super().__init__(config)
+        self.num_views = config.num_large_crops + config.num_small_crops
+        self.neck = SwAVNeck(config, self.hidden_size)
+        self.head = SwAVHead(config)
+        self.memory = SwAVQueue(config.num_large_crops, config.queue_size, config.projection_size)
+        self.counter = StepCounter()
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, SwAVQueue):
+            module.vectors.zero_()
+            module.filling.zero_()
+
+    def loss(self, pixel_values: list[torch.Tensor]) -> SSLLossOutput:
+        """`mode="loss"`: the cross entropy between the assignments of the large crops and the other crops' predictions.
+
+        Args:
+            pixel_values (list of `torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`):
+                `num_large_crops` large crops of each image, then `num_small_crops` small ones. Neighbours of one size run
+                as one batch.
+        """
+        self._check_views(pixel_values, same_size=False)
+        groups = [torch.cat(list(group)) for _, group in groupby(pixel_values, key=lambda view: view.shape[-2:])]
+        features = torch.cat([self._in_chunks(self._features, group) for group in groups])
+        projections = normalize(self.neck(features)).chunk(self.num_views)
+        self.head.normalize_prototypes()
+        frozen = self.counter.steps < self.config.freeze_prototypes_steps
+        prototypes = self.head.prototypes.weight
+        prototypes = torch.where(frozen, prototypes.detach(), prototypes)
+        loss = self._swapped_prediction(projections, prototypes)
+        return SSLLossOutput(loss=loss, losses={"swapped_prediction": loss.detach()})
+
+    def _features(self, pixel_values):
+        return self.pooled_features(self.backbone, pixel_values)
+
+    def _swapped_prediction(self, projections, prototypes):
+        config = self.config
+        scores = [prototype_scores(projection, prototypes) for projection in projections]
+        log_probabilities = [(score / config.temperature).log_softmax(dim=1) for score in scores]
+        use_queue = config.queue_size > 0 and self.memory.is_full()
+        fill_queue = config.queue_size > 0 and self.training and bool(self.memory.filling)
+        loss = 0.0
+        for crop in range(config.num_large_crops):
+            to_assign = scores[crop].detach()
+            if use_queue:
+                queued = prototype_scores(self.memory.part(crop), prototypes).detach()
+                to_assign = torch.cat([queued, to_assign])
+            if fill_queue:
+                self.memory.push(crop, projections[crop].detach())
+            assignments = sinkhorn(to_assign, config.sinkhorn_epsilon, config.sinkhorn_iterations)
+            assignments = assignments[-len(scores[crop]) :]
+            others = [v for v in range(self.num_views) if v != crop]
+            terms = [-(assignments * log_probabilities[v]).sum(dim=1).mean() for v in others]
+            loss = loss + sum(terms) / len(terms)
+        return loss / config.num_large_crops
+
+    def begin_epoch(self, epoch: int, features) -> None:
+        if epoch >= self.config.queue_start_epoch:
+            self.memory.filling.fill_(True)
+
+    def end_step(self, progress: float) -> None:
+        self.counter.count()
+
+
+@in_float32
+def prototype_scores(projections: torch.Tensor, prototypes: torch.Tensor) -> torch.Tensor:
+    """Similarities `(B, K)` of unit projections and unit prototypes."""
+    return projections @ prototypes.T
+
+
+class SwAVForImageClassification(SSLForImageClassification):
+    """SwAV's backbone with a linear classifier on its pooled features."""
+
+    config_class = SwAVConfig

@@ -1,0 +1,55 @@
+"""Losses that several algorithms share. All of them compute in float32, under autocast too."""
+
+import functools
+
+import torch
+import torch.nn.functional as F
+
+
+def in_float32(function):
+    """Runs a function of tensors in float32 at least: half precision is too coarse for similarities that a temperature
+    divides."""
+
+    @functools.wraps(function)
+    def wrapper(*args, **kwargs):
+        args = [arg.float() if getattr(arg, "dtype", None) in (torch.float16, torch.bfloat16) else arg for arg in args]
+        with torch.autocast(args[0].device.type, enabled=False):
+            return function(*args, **kwargs)
+
+    return wrapper
+
+
+@in_float32
+def normalize(vectors: torch.Tensor) -> torch.Tensor:
+    """Unit vectors along dimension 1."""
+    return F.normalize(vectors, dim=1)
+
+
+@in_float32
+def contrastive_loss(positive: torch.Tensor, negative: torch.Tensor, temperature: float) -> torch.Tensor:
+    """InfoNCE (arXiv 1807.03748): cross entropy of picking the positive among the negatives.
+
+    Args:
+        positive: similarities `(N, 1)`.
+        negative: similarities `(N, K)`.
+    """
+    logits = torch.cat([positive, negative], dim=1) / temperature
+    return F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.long))
+
+
+@in_float32
+def queue_contrast(query: torch.Tensor, key: torch.Tensor, queue: torch.Tensor, temperature: float) -> torch.Tensor:
+    """InfoNCE of unit queries with their keys against the keys `(K, D)` of a queue.
+
+    Args:
+        query, key: `(B, D)`, or `(B, D, L)` with L positions, each a query of its own.
+    """
+    positive = (query * key).sum(dim=1).flatten()[:, None]
+    vectors = query if query.ndim == 2 else query.transpose(1, 2).flatten(0, 1)
+    return contrastive_loss(positive, vectors @ queue.T, temperature)
+
+
+@in_float32
+def cosine_loss(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """The negative mean cosine similarity of rows; no gradient goes into the target."""
+    return -(F.normalize(prediction, dim=1) * F.normalize(target.detach(), dim=1)).sum(dim=1).mean()

@@ -1,0 +1,47 @@
+"""Momentum teachers."""
+
+import copy
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+
+class MomentumTeacher(nn.Module):
+    """Copies of some modules of the student, that follow it as exponential moving averages and have no gradient.
+
+    Only parameters follow the average. Running statistics of BatchNorm are the teacher's own.
+
+    Args:
+        students: the student's modules by name; the copies have the same names.
+    """
+
+    def __init__(self, **students: nn.Module):
+        super().__init__()
+        for name, module in students.items():
+            self.add_module(name, copy.deepcopy(module))
+        self.requires_grad_(False)
+
+    @torch.no_grad()
+    def follow(self, student: nn.Module, momentum: float) -> None:
+        """`teacher = momentum * teacher + (1 - momentum) * student`; 0 copies, buffers too.
+
+        Args:
+            student: the model that holds the modules under the same names.
+        """
+        if momentum == 0.0:
+            for name, module in self.named_children():
+                module.load_state_dict(getattr(student, name).state_dict())
+            return
+        own, others = list(self.parameters()), list(self._student_parameters(student))
+        torch._foreach_lerp_(own, others, 1.0 - momentum)
+
+    def _student_parameters(self, student: nn.Module) -> Iterable[nn.Parameter]:
+        for name, _ in self.named_children():
+            yield from getattr(student, name).parameters()
+
+
+def cosine_momentum(base_momentum: float, progress: float) -> float:
+    """BYOL's schedule (arXiv 2006.07733): from `base_momentum` at progress 0 to 1 at progress 1."""
+    return 1.0 - (1.0 - base_momentum) * (math.cos(math.pi * progress) + 1.0) / 2.0
