@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import torch
 from transformers import AutoModelForPreTraining, HfArgumentParser
+from transformers.utils.logging import disable_progress_bar
 
 from ssl_hub.conversion.sources import SOURCES, load_foreign_checkpoint
 from ssl_hub.data.processing import build_image_processor
@@ -34,6 +35,7 @@ class ConversionArguments:
 
 def main():
     args = HfArgumentParser(ConversionArguments, allow_abbrev=False).parse_args_into_dataclasses()[0]
+    disable_progress_bar()
     torch.manual_seed(0)  # of what is newly initialised
     config = load_recipe(args.recipe).build_config(args.config_overrides)
     model = AutoModelForPreTraining.from_config(config)

@@ -10,7 +10,7 @@ import logging
 import sys
 
 import torch
-from transformers import AutoModelForPreTraining
+from transformers import AutoConfig, AutoModelForPreTraining
 from transformers.utils.logging import disable_progress_bar
 
 from ssl_hub.data.datasets import load_image_dataset
@@ -40,7 +40,13 @@ def main():
     if model_args.model_name_or_path is None:
         model = AutoModelForPreTraining.from_config(recipe.build_config(model_args.config_overrides))
     else:
-        model = AutoModelForPreTraining.from_pretrained(model_args.model_name_or_path)
+        name, algorithm = model_args.model_name_or_path, recipe.model["model_type"]
+        model_type = AutoConfig.from_pretrained(name).model_type
+        if model_type != algorithm:
+            raise ValueError(
+                f"--model_name_or_path {name} is a {model_type!r}, and recipe {recipe.name} trains {algorithm!r}"
+            )
+        model = AutoModelForPreTraining.from_pretrained(name)
 
     trainer = SSLTrainer(
         model,
@@ -58,5 +64,5 @@ if __name__ == "__main__":
     try:
         main()
     # What a user can mend; a traceback would bury what the message says. Anything else is a bug and keeps its own.
-    except (ValueError, FileNotFoundError, FileExistsError, PublishError, NonFiniteLossError) as error:
+    except (ValueError, OSError, PublishError, NonFiniteLossError) as error:
         sys.exit(f"error: {error}")

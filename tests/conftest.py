@@ -8,7 +8,7 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 disable_progress_bar()
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # the models are tiny, and tests run side by side
 
 
 @pytest.fixture(autouse=True)

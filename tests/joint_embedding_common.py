@@ -18,7 +18,7 @@ VIT = {
 BACKBONES = {
     "resnet": ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", stem="3x3"),
     "vit": ViTConfig(**{key: value for key, value in VIT.items() if key != "model_type"}),
-    "swin": SwinConfig(image_size=16, patch_size=2, embed_dim=16, depths=[1, 1], num_heads=[2, 2], window_size=4),
+    "swin": SwinConfig(image_size=16, patch_size=2, embed_dim=16, depths=[1, 1], num_heads=[2, 2], window_size=2),
     "convnext": ConvNextConfig(hidden_sizes=[8, 16], depths=[1, 1], num_stages=2, patch_size=2),
     "timm": TimmWrapperConfig(architecture="resnet18", model_args={"channels": (8, 8, 16, 16)}, do_pooling=True),
 }
@@ -26,14 +26,7 @@ BACKBONES = {
 
 class JointEmbeddingTests(SSLModelTests):
     learning_rate = 3e-3
-    views = (
-        {
-            "count": 2,
-            "size": 16,
-            "scale": [0.4, 1.0],
-            "color_jitter": {"p": 0.8, "brightness": 0.4, "contrast": 0.4, "saturation": 0.0, "hue": 0.0},
-        },
-    )
+    views = ({"count": 2, "size": 16, "scale": [0.4, 1.0]},)
     # Fields besides the backbone that make the algorithm tiny.
     tiny: dict = {"projection_hidden_size": 32, "projection_size": 16}  # noqa: RUF012
 
@@ -75,12 +68,12 @@ class JointEmbeddingTests(SSLModelTests):
         """The backbone here has no BatchNorm; that of the neck is put in eval mode."""
         gradients = []
         for chunk_size in (None, 3):
-            model = self.model().train()
+            model = self.model().double().train()
             for module in model.modules():
                 if isinstance(module, torch.nn.BatchNorm1d):
                     module.eval()
             model.loss_chunk_size = chunk_size
-            outputs = model(self.images(), mode="loss", **self.loss_inputs(BATCH_SIZE))
+            outputs = model([view.double() for view in self.images()], mode="loss", **self.loss_inputs(BATCH_SIZE))
             outputs.loss.backward()
             gradients.append([outputs.loss.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
         for plain, chunked in zip(*gradients, strict=True):

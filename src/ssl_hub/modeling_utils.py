@@ -249,7 +249,7 @@ class SSLForImageClassification(SSLPreTrainedModel):
     """
 
     _keys_to_ignore_on_load_unexpected = [  # noqa: RUF012 - transformers' name and type
-        r"^(neck|head|teacher|memory|target_generator)\."
+        r"^(neck|head|teacher|memory|counter|target_generator)\."
     ]
 
     def __init__(self, config: SSLConfig):

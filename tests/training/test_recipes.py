@@ -143,6 +143,12 @@ def test_unknown_model_field(recipe_file):
         recipe.build_config()
 
 
+def test_stem_of_a_resnet(recipe_file):
+    backbone = "{model_type: resnet, hidden_sizes: [8], depths: [1], layer_type: basic, stem: 3x3}"
+    config = load_recipe(recipe_file(f"model: {{model_type: simclr, backbone_config: {backbone}}}")).build_config()
+    assert config.backbone_config.stem == "3x3"
+
+
 def test_overrides():
     recipe = load_recipe("mae-vit-base-300e")
     config = recipe.build_config("mask_ratio=0.6,backbone_config.patch_size=32,image_mean=[0.5, 0.4, 0.3]")

@@ -12,7 +12,7 @@ from accelerate.state import AcceleratorState
 from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import AutoImageProcessor, AutoModel, AutoModelForPreTraining
+from transformers import AutoImageProcessor, AutoModel, AutoModelForPreTraining, ViTConfig, ViTModel
 
 from ssl_hub.data.datasets import load_image_dataset
 from ssl_hub.models.mae import modeling_mae
@@ -301,6 +301,14 @@ def test_an_evaluation_needs_labels(tmp_path):
         build_trainer(tmp_path, eval_dataset=digits("test", 40).remove_columns("label"))
 
 
+def test_a_tracker_that_is_not_installed(tmp_path, monkeypatch):
+    monkeypatch.setattr("accelerate.tracking.get_available_trackers", lambda: [])
+    with pytest.raises(
+        ValueError, match=r"--report_to tensorboard: install what is missing \(pip install tensorboard\)"
+    ):
+        build_trainer(tmp_path, report_to="tensorboard")
+
+
 # The folder
 
 
@@ -333,6 +341,9 @@ def run_example(monkeypatch, *options):
 def test_errors_are_told_in_a_line(tmp_path, monkeypatch):
     code = run_example(monkeypatch, "--output_dir", tmp_path / "run", "--dataset_name", tmp_path / "nothing")
     assert code.startswith("error: ") and "nothing" in code and "\n" not in code
+    ViTModel(ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2)).save_pretrained(tmp_path / "vit")
+    code = run_example(monkeypatch, "--output_dir", tmp_path / "run", "--model_name_or_path", tmp_path / "vit")
+    assert code.endswith("vit is a 'vit', and recipe mae-vit-tiny-digits trains 'mae'")
     (tmp_path / "metrics.jsonl").write_text("{}")
     code = run_example(monkeypatch, "--output_dir", tmp_path)
     assert code.startswith(f"error: {tmp_path} already holds a run") and "\n" not in code
@@ -359,6 +370,8 @@ def train_with_batches_of(batch_size, output_dir):
     eval_dataset = digits("test", 41)  # an odd number: the processes get shares of different sizes
     trainer = build_trainer(output_dir, None, eval_dataset, per_device_train_batch_size=batch_size, **args)
     process = trainer.accelerator.process_index
+    _, labels = trainer._features(eval_dataset)
+    assert labels.tolist() == list(eval_dataset["label"]), "the shares of the processes in another order"
     trainer.train()
     return trainer.model, process
 

@@ -12,7 +12,11 @@ from .state_dicts import load_strictly, read_checkpoint
 
 # source: (the state dict's key in the file, the conversion by model_type)
 SOURCES = {
-    "mmselfsup": ("state_dict", {"mae": partial(mmselfsup.convert_state_dict, "MAE")}),
+    # Our model types are MMSelfSup's class names in small letters.
+    "mmselfsup": (
+        "state_dict",
+        {name.lower(): partial(mmselfsup.convert_state_dict, name) for name in mmselfsup.RULES},
+    ),
     "facebook": ("model", {"mae": facebook.convert_mae_state_dict}),
 }
 

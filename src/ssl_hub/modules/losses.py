@@ -6,13 +6,18 @@ import torch
 import torch.nn.functional as F
 
 
+def to_float32(value):
+    """A tensor of half precision as float32; anything else as it is, double precision too."""
+    return value.float() if getattr(value, "dtype", None) in (torch.float16, torch.bfloat16) else value
+
+
 def in_float32(function):
     """Runs a function of tensors in float32 at least: half precision is too coarse for similarities that a temperature
     divides."""
 
     @functools.wraps(function)
     def wrapper(*args, **kwargs):
-        args = [arg.float() if getattr(arg, "dtype", None) in (torch.float16, torch.bfloat16) else arg for arg in args]
+        args = [to_float32(arg) for arg in args]
         with torch.autocast(args[0].device.type, enabled=False):
             return function(*args, **kwargs)
 

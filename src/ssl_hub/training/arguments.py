@@ -22,6 +22,13 @@ class ModelArguments:
         metadata={"help": "Go on from these weights, a folder or a Hub id of the same algorithm, instead of new ones."},
     )
 
+    def __post_init__(self):
+        if self.config_overrides is not None and self.model_name_or_path is not None:
+            raise ValueError(
+                "--config_overrides change a new model, and --model_name_or_path names one that is trained already: "
+                f"leave one of them out; got {self.config_overrides!r} and {self.model_name_or_path!r}"
+            )
+
 
 @dataclass
 class DataArguments:

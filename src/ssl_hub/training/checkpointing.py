@@ -80,9 +80,11 @@ def load_checkpoint(checkpoint: Path, model: SSLModel, optimizer: torch.optim.Op
             values.setdefault(int(index), {})[name] = value
         optimizer.load_state_dict({"state": values, "param_groups": optimizer_state["param_groups"]})
     except (RuntimeError, ValueError) as error:
+        reason, *more = [line.strip() for line in str(error).splitlines() if not line.endswith(":")]
         raise ValueError(
             f"{checkpoint} is a whole checkpoint, but of another model or optimizer than this run's, so the run cannot "
-            f"go on from it: {error}"
+            f"go on from it; give the arguments that it was written with: {reason}"
+            + (f" (and {len(more)} more)" if more else "")
         ) from error
     return state
 

@@ -126,6 +126,8 @@ def _check_names(config_class: type[SSLConfig], values: dict, where: str) -> Non
         backbone_type = backbone.get("model_type", config_class.default_backbone_fields().get("model_type"))
         if backbone_type in CONFIG_MAPPING:
             backbone_allowed = set(CONFIG_MAPPING[backbone_type]().to_dict()) | {"model_type", "num_labels"}
+            if backbone_type == "resnet":
+                backbone_allowed.add("stem")  # see modules/backbones.py
             unknown += [f"backbone_config.{name}" for name in backbone if name not in backbone_allowed]
             allowed |= {f"backbone_config.{name}" for name in backbone_allowed}
     if unknown:

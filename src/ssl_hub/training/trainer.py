@@ -84,6 +84,13 @@ class SSLTrainer:
             # Queues, prototypes and tables are equal on all processes by construction.
             kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
         )
+        # Accelerate leaves a tracker out without a word when its package is missing.
+        missing = set(trackers) - {"all"} - {str(tracker) for tracker in self.accelerator.log_with}
+        if missing:
+            names = " ".join(sorted(missing))
+            raise ValueError(
+                f"--report_to {args.report_to}: install what is missing (pip install {names}) or leave it out"
+            )
         self.is_main = self.accelerator.is_main_process
         self._check_output_dir()
 

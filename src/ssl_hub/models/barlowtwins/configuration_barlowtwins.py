@@ -17,7 +17,7 @@ class BarlowTwinsConfig(JointEmbeddingConfig):
         off_diagonal_weight (`float`, *optional*, defaults to 0.0051):
             Weight of the squared off-diagonal correlations against the diagonal term.
         loss_scale (`float`, *optional*, defaults to 1.0):
-            Factor of the loss; the authors' ImageNet runs with LARS use 1 in the final code, 0.024 in earlier ones.
+            Factor of the whole loss, for learning rates that were tuned with another one than 1.
     """
 
     model_type = "barlowtwins"

@@ -10,7 +10,7 @@ from transformers import initialization as init
 from ...distributed import num_processes, sum_with_gradient
 from ...modeling_outputs import SSLLossOutput
 from ...modeling_utils import JointEmbeddingModel, SSLForImageClassification
-from ...modules.losses import in_float32
+from ...modules.losses import in_float32, to_float32
 from ...modules.necks import NonLinearNeck
 from .configuration_barlowtwins import BarlowTwinsConfig
 
@@ -33,7 +33,7 @@ class BarlowTwinsHead(nn.Module):
 
     def forward(self, first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The sum of squared differences from 1 on the diagonal, and that of squares off it."""
-        correlation = cross_correlation(self.bn(first.float()), self.bn(second.float()))
+        correlation = cross_correlation(self.bn(to_float32(first)), self.bn(to_float32(second)))
         diagonal = correlation.diagonal()
         return (diagonal - 1).square().sum(), correlation.square().sum() - diagonal.square().sum()
 

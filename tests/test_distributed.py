@@ -1,0 +1,152 @@
+"""N processes must give the loss and the gradients of one process that has the whole batch."""
+
+import pytest
+import test_barlowtwins
+import test_byol
+import test_densecl
+import test_mae
+import test_moco
+import test_mocov3
+import test_simclr
+import test_simsiam
+import test_swav
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from joint_embedding_common import BACKBONES
+from safetensors.torch import load_file, save_file
+from test_modeling_common import BATCH_SIZE
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ssl_hub.distributed import (
+    gather,
+    gather_with_gradient,
+    shuffle_batch,
+    sum_with_gradient,
+    synchronize_batchnorm,
+    unshuffle_batch,
+)
+
+ALGORITHMS = {
+    "barlowtwins": test_barlowtwins.TestBarlowTwins,
+    "byol": test_byol.TestBYOL,
+    "densecl": test_densecl.TestDenseCL,
+    "mae": test_mae.TestMAE,
+    "moco": test_moco.TestMoCo,
+    "mocov3": test_mocov3.TestMoCoV3,
+    "simclr": test_simclr.TestSimCLR,
+    "simsiam": test_simsiam.TestSimSiam,
+    "swav": test_swav.TestSwAV,
+}
+# BatchNorm in the backbone too; MoCo and DenseCL do not synchronise it, so they cannot equal one process then.
+WITH_RESNET = ("barlowtwins", "byol", "simclr", "simsiam", "swav")
+CASES = [*((name, False) for name in ALGORITHMS), *((name, True) for name in WITH_RESNET)]
+
+
+def build_model(name, with_resnet):
+    """In double precision, so that an error of 1e-5 is an error, not rounding."""
+    overrides = {"backbone_config": BACKBONES["resnet"]} if with_resnet else {}
+    model = ALGORITHMS[name]().model(**overrides).double().train()
+    if name == "swav":  # with a full queue
+        model.memory.filling.fill_(True)
+        model.memory.vectors = nn.functional.normalize(torch.randn_like(model.memory.vectors), dim=2)
+    return model
+
+
+def run_steps(model, name, part, module):
+    """Two losses, so that a queue holds what the first one put in; gradients of the second, and the state after it."""
+    test_class = ALGORITHMS[name]
+    images = test_class.images()
+    images = [view[part].double() for view in images] if isinstance(images, list) else images[part].double()
+    inputs = {key: value[part] for key, value in test_class.loss_inputs(BATCH_SIZE).items()}
+    for _ in range(2):
+        module.zero_grad()
+        model.end_step(0.5)
+        loss = module(images, mode="loss", **inputs).loss
+        loss.backward()
+    results = {f"grad/{n}": p.grad for n, p in model.named_parameters() if p.grad is not None}
+    results |= {f"state/{n}": b.double() for n, b in model.named_buffers() if "num_batches" not in n}
+    return results | {"loss": loss.detach()}
+
+
+def run_process(rank, world_size, folder):
+    """One of the processes that train together, each on its part of the batch."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world_size)
+    part = slice(rank * BATCH_SIZE // world_size, (rank + 1) * BATCH_SIZE // world_size)
+    for name, with_resnet in CASES:
+        torch.manual_seed(rank)
+        model = build_model(name, with_resnet)
+        if name == "swav":  # drawn per process above
+            dist.broadcast(model.memory.vectors, src=0)
+        if model.sync_batchnorm:
+            synchronize_batchnorm(model, torch.device("cpu"))
+        module = DistributedDataParallel(model, broadcast_buffers=False)
+        results = run_steps(model, name, part, module)
+        results["loss"] = gather(results["loss"][None]).mean()
+        save_file(
+            {key: value.contiguous() for key, value in results.items()},
+            folder / f"{name}-{with_resnet}-{rank}.safetensors",
+        )
+    save_file(check_primitives(rank, world_size), folder / f"primitives-{rank}.safetensors")
+    dist.destroy_process_group()
+
+
+def check_primitives(rank, world_size):
+    rows = torch.arange(3.0) + 10 * rank
+    weights = torch.arange(3.0 * world_size)
+    leaf = rows.clone().requires_grad_()
+    ((rank + 1) * gather_with_gradient(leaf) * weights).sum().backward()
+    summed = rows.clone().requires_grad_()
+    ((rank + 1) * sum_with_gradient(summed)).sum().backward()
+    batch = torch.arange(4.0)[:, None] + 4 * rank
+    shuffled, order = shuffle_batch(batch)
+    return {
+        "gather": gather(rows),
+        "gather_grad": leaf.grad,
+        "sum": sum_with_gradient(rows),
+        "sum_grad": summed.grad,
+        "shuffled": shuffled,
+        "unshuffled": unshuffle_batch(shuffled, order),
+    }
+
+
+@pytest.fixture(scope="module", params=[2, 4])
+def processes(request, tmp_path_factory):
+    """The results of all processes for all cases: starting processes is what takes the time."""
+    folder = tmp_path_factory.mktemp(f"processes{request.param}")
+    mp.spawn(run_process, (request.param, folder), nprocs=request.param)
+    return request.param, folder
+
+
+@pytest.mark.parametrize(("name", "with_resnet"), CASES)
+def test_as_many_processes_as_one(processes, name, with_resnet):
+    world_size, folder = processes
+    torch.manual_seed(0)
+    model = build_model(name, with_resnet)
+    expected = run_steps(model, name, slice(None), model)
+    for rank in range(world_size):
+        results = load_file(folder / f"{name}-{with_resnet}-{rank}.safetensors")
+        for key, value in expected.items():
+            # A teacher's BatchNorm without synchronisation and such have statistics of their own.
+            if key.startswith("state/") and "running" in key and not model.sync_batchnorm:
+                continue
+            error = (results[key] - value).norm()
+            assert error <= 1e-5 * value.norm() + 1e-9, f"{key} on process {rank}: {error} of {value.norm()}"
+
+
+def test_primitives(processes):
+    world_size, folder = processes
+    results = [load_file(folder / f"primitives-{rank}.safetensors") for rank in range(world_size)]
+    everything = torch.cat([torch.arange(3.0) + 10 * rank for rank in range(world_size)])
+    factor = sum(range(1, world_size + 1))
+    for rank, result in enumerate(results):
+        assert torch.equal(result["gather"], everything)
+        assert torch.equal(result["gather_grad"], factor * torch.arange(3.0 * rank, 3.0 * rank + 3))
+        assert torch.equal(result["sum"], sum(torch.arange(3.0) + 10 * r for r in range(world_size)))
+        assert torch.equal(result["sum_grad"], torch.full((3,), float(factor)))
+        assert torch.equal(result["unshuffled"], torch.arange(4.0)[:, None] + 4 * rank)
+    shuffled = torch.cat([result["shuffled"] for result in results]).flatten()
+    assert torch.equal(shuffled.sort().values, torch.arange(4.0 * world_size))
+    assert not torch.equal(shuffled, torch.arange(4.0 * world_size))
