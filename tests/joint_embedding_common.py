@@ -28,7 +28,7 @@ class JointEmbeddingTests(SSLModelTests):
     learning_rate = 3e-3
     views = ({"count": 2, "size": 16, "scale": [0.4, 1.0]},)
     # Fields besides the backbone that make the algorithm tiny.
-    tiny: dict = {"projection_hidden_size": 32, "projection_size": 16}  # noqa: RUF012
+    tiny: dict = {"projection_hidden_size": 32, "projection_size": 16}
 
     @classmethod
     def config(cls, **overrides):

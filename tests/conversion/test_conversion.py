@@ -236,7 +236,7 @@ def test_mmselfsup_configuration():
 
 def test_official_names_are_all_known():
     """A name that no rule knows keeps its name, and the strict loading then refuses it."""
-    converted = facebook.convert_mae_state_dict(under_foreign_names(tiny_mae(0), FACEBOOK_NAMES))
+    converted = facebook.convert_state_dict("mae", under_foreign_names(tiny_mae(0), FACEBOOK_NAMES))
     assert set(converted) == set(tiny_mae(0).state_dict())
 
 

@@ -14,7 +14,7 @@ from ..models.mocov3.configuration_mocov3 import MoCoV3Config
 from ..models.simclr.configuration_simclr import SimCLRConfig
 from ..models.simsiam.configuration_simsiam import SimSiamConfig
 from ..models.swav.configuration_swav import SwAVConfig
-from .state_dicts import rename_keys
+from .state_dicts import RESNET_RULES, rename_keys, turn_queues
 
 VIT_LAYER_RULES = [
     (r"\.ln1\.", ".layernorm_before."),
@@ -31,27 +31,6 @@ VIT_RULES = [
     (r"\bbackbone\.patch_embed\.", "backbone.embeddings.patch_embeddings."),
     (r"\bbackbone\.ln1\.", "backbone.layernorm."),
     *VIT_LAYER_RULES,
-]
-
-# torchvision's names; in the student and, once its prefix is ours, in the teacher.
-RESNET_RULES = [
-    (r"\bbackbone\.conv1\.", "backbone.embedder.embedder.convolution."),
-    (r"\bbackbone\.bn1\.", "backbone.embedder.embedder.normalization."),
-    (
-        r"\bbackbone\.layer(\d)\.(\d+)\.conv(\d)\.",
-        lambda m: f"backbone.encoder.stages.{int(m[1]) - 1}.layers.{m[2]}.layer.{int(m[3]) - 1}.convolution.",
-    ),
-    (
-        r"\bbackbone\.layer(\d)\.(\d+)\.bn(\d)\.",
-        lambda m: f"backbone.encoder.stages.{int(m[1]) - 1}.layers.{m[2]}.layer.{int(m[3]) - 1}.normalization.",
-    ),
-    (
-        r"\bbackbone\.layer(\d)\.(\d+)\.downsample\.([01])\.",
-        lambda m: (
-            f"backbone.encoder.stages.{int(m[1]) - 1}.layers.{m[2]}.shortcut."
-            + ("convolution." if m[3] == "0" else "normalization.")
-        ),
-    ),
 ]
 
 TEACHER_RULES = [
@@ -131,13 +110,7 @@ def convert_state_dict(algorithm: str, state_dict: dict[str, torch.Tensor]) -> d
     # A teacher's count of updates is a matter of the trainer; SwAV's BatchNorm is there under two names.
     dropped = r"neck\.bn\..*" if algorithm == "SwAV" else r".*\.steps"
     kept = {key: tensor for key, tensor in state_dict.items() if not re.fullmatch(dropped, key)}
-    renamed = rename_keys(kept, RULES[algorithm])
-    for key, tensor in renamed.items():
-        if key.endswith("queue.vectors") or key == "memory.vectors":
-            renamed[key] = tensor.T  # a vector is a column there
-        elif key.endswith("queue.pointer") or key == "memory.pointer":
-            renamed[key] = tensor.reshape(())
-    return renamed
+    return turn_queues(rename_keys(kept, RULES[algorithm]))
 
 
 def convert_config(config: dict) -> SSLConfig:

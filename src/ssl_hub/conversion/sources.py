@@ -10,15 +10,20 @@ from ..modeling_utils import SSLModel
 from . import facebook, mmselfsup
 from .state_dicts import load_strictly, read_checkpoint
 
-# source: (the state dict's key in the file, the conversion by model_type)
+# source: (under which of these keys a file has its state dict, the conversion by model_type)
 SOURCES = {
     # Our model types are MMSelfSup's class names in small letters.
     "mmselfsup": (
-        "state_dict",
+        ("state_dict",),
         {name.lower(): partial(mmselfsup.convert_state_dict, name) for name in mmselfsup.RULES},
     ),
-    "facebook": ("model", {"mae": facebook.convert_mae_state_dict}),
+    "facebook": (
+        ("model", "state_dict"),
+        {model_type: partial(facebook.convert_state_dict, model_type) for model_type in facebook.RULES},
+    ),
 }
+# What no source keeps in its checkpoint, by model_type: how many steps were made, and SwAV's queue.
+KEPT_ELSEWHERE = {"densecl": ("counter.",), "swav": ("counter.", "memory.")}
 
 
 def load_foreign_checkpoint(model: SSLModel, path: str | Path, source: str, new: Sequence[str] = ()) -> None:
@@ -28,7 +33,8 @@ def load_foreign_checkpoint(model: SSLModel, path: str | Path, source: str, new:
         model: of the same architecture as the checkpoint.
         path: a `.safetensors` or `.pth` file: the state dict, alone or as its code base wraps it.
         source: a key of `SOURCES`.
-        new: prefixes of what the checkpoint may lack and the model then keeps as it was initialised.
+        new: prefixes of what the checkpoint may lack and the model then keeps as it was initialised; a teacher becomes
+            a copy of the student.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -37,16 +43,19 @@ def load_foreign_checkpoint(model: SSLModel, path: str | Path, source: str, new:
     """
     if source not in SOURCES:
         raise ValueError(f"no conversion from {source!r}; there is one from {', '.join(SOURCES)}")
-    key, conversions = SOURCES[source]
+    keys, conversions = SOURCES[source]
     model_type = model.config.model_type
     if model_type not in conversions:
         raise ValueError(f"no conversion of {model_type!r} from {source}; there is one of {', '.join(conversions)}")
     checkpoint = read_checkpoint(path)
-    state_dict = checkpoint.get(key, checkpoint)
+    state_dict = next((checkpoint[key] for key in keys if key in checkpoint), checkpoint)
     no_tensors = [name for name, value in state_dict.items() if not isinstance(value, torch.Tensor)]
     if no_tensors:
         raise ValueError(
-            f"{path} is no checkpoint of {source}: it has neither {key!r} nor tensors alone; its keys are "
-            f"{', '.join(map(str, checkpoint))}"
+            f"{path} is no checkpoint of {source}: it has neither {' nor '.join(map(repr, keys))} nor tensors alone; "
+            f"its keys are {', '.join(map(str, checkpoint))}"
         )
-    load_strictly(model, conversions[model_type](state_dict), new)
+    converted = conversions[model_type](state_dict)
+    load_strictly(model, converted, (*new, *KEPT_ELSEWHERE.get(model_type, ())))
+    if hasattr(model, "teacher") and not any(key.startswith("teacher.") for key in converted):
+        model.teacher.follow(model, momentum=0.0)

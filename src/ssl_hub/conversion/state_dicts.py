@@ -12,6 +12,27 @@ from ..modeling_utils import SSLModel
 # A rule is a regular expression and its replacement, as re.sub takes them. Every rule is applied to every key, in order.
 Rules = Sequence[tuple[str, str | Callable[[re.Match], str]]]
 
+# torchvision's names, in any module that is a `backbone` already.
+RESNET_RULES = [
+    (r"\bbackbone\.conv1\.", "backbone.embedder.embedder.convolution."),
+    (r"\bbackbone\.bn1\.", "backbone.embedder.embedder.normalization."),
+    (
+        r"\bbackbone\.layer(\d)\.(\d+)\.conv(\d)\.",
+        lambda m: f"backbone.encoder.stages.{int(m[1]) - 1}.layers.{m[2]}.layer.{int(m[3]) - 1}.convolution.",
+    ),
+    (
+        r"\bbackbone\.layer(\d)\.(\d+)\.bn(\d)\.",
+        lambda m: f"backbone.encoder.stages.{int(m[1]) - 1}.layers.{m[2]}.layer.{int(m[3]) - 1}.normalization.",
+    ),
+    (
+        r"\bbackbone\.layer(\d)\.(\d+)\.downsample\.([01])\.",
+        lambda m: (
+            f"backbone.encoder.stages.{int(m[1]) - 1}.layers.{m[2]}.shortcut."
+            + ("convolution." if m[3] == "0" else "normalization.")
+        ),
+    ),
+]
+
 
 def rename_keys(state_dict: dict[str, torch.Tensor], rules: Rules) -> dict[str, torch.Tensor]:
     """Applies the rules to the keys, then splits every fused `attention.qkv` into `q_proj`, `k_proj` and `v_proj`."""
@@ -25,6 +46,17 @@ def rename_keys(state_dict: dict[str, torch.Tensor], rules: Rules) -> dict[str, 
         else:
             renamed[key] = tensor
     return renamed
+
+
+def turn_queues(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Gives MoCo's and DenseCL's queues, once renamed, the shapes of ours: elsewhere a vector is a column."""
+    turned = dict(state_dict)
+    for key, tensor in state_dict.items():
+        if re.fullmatch(r"memory\.(\w+_queue\.)?vectors", key):
+            turned[key] = tensor.T
+        elif re.fullmatch(r"memory\.(\w+_queue\.)?pointer", key):
+            turned[key] = tensor.reshape(())
+    return turned
 
 
 def read_checkpoint(path: str | Path) -> dict:

@@ -73,15 +73,38 @@ class PretrainingArguments:
     )
     learning_rate: float | None = field(default=None, metadata={"help": "Learning rate, instead of the scaled one."})
     lr_scheduler_type: SchedulerType = field(default="cosine", metadata={"help": "A schedule of transformers."})
+    min_lr_rate: float = field(
+        default=0.0, metadata={"help": "Where cosine_with_min_lr ends, as a share of the learning rate."}
+    )
+    lr_milestones: str | None = field(
+        default=None,
+        metadata={"help": "Epochs, by comma, after which the learning rate is a tenth of what it was, instead."},
+    )
     warmup_epochs: float = field(default=0.0, metadata={"help": "Epochs of linear warm-up."})
     warmup_steps: int | None = field(default=None, metadata={"help": "Steps of warm-up, instead of epochs."})
-    weight_decay: float = field(default=0.05, metadata={"help": "Of AdamW; not of biases, norms and tokens."})
+    optim: str = field(default="adamw", metadata={"help": "Optimizer.", "choices": ["adamw", "sgd", "lars"]})
+    weight_decay: float = field(default=0.05, metadata={"help": "Not of biases, norms and tokens."})
+    decay_norm_and_bias: bool = field(
+        default=False,
+        metadata={"help": "Treat biases, norms and tokens as all others: weight decay, LARS' adaptation."},
+    )
+    norm_and_bias_lr_scale: float = field(
+        default=1.0, metadata={"help": "Factor of the learning rate of biases, norms and tokens."}
+    )
+    sgd_momentum: float = field(default=0.9, metadata={"help": "Of SGD and LARS."})
     adam_beta1: float = field(default=0.9, metadata={"help": "Of AdamW."})
     adam_beta2: float = field(default=0.95, metadata={"help": "Of AdamW."})
     adam_epsilon: float = field(default=1e-8, metadata={"help": "Of AdamW."})
     max_grad_norm: float | None = field(default=None, metadata={"help": "Clip the gradient to this norm."})
 
     mixed_precision: str = field(default="no", metadata={"help": "Autocast.", "choices": ["no", "fp16", "bf16"]})
+    loss_chunk_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Images whose activations are held at once, for large contrastive batches: the exact gradient of the "
+            "whole batch for one more forward pass. BatchNorm sees a chunk."
+        },
+    )
     gradient_checkpointing: bool = field(default=False, metadata={"help": "Less memory, more computation."})
     torch_compile: bool = field(default=False, metadata={"help": "Compile the model."})
     dataloader_num_workers: int = field(default=0, metadata={"help": "Worker processes that load images."})
@@ -108,7 +131,7 @@ class PretrainingArguments:
     def __post_init__(self):
         counts = (
             "per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps logging_steps "
-            "max_train_steps eval_steps save_total_limit"
+            "max_train_steps eval_steps save_total_limit loss_chunk_size"
         )
         for name in counts.split():
             value = getattr(self, name)
@@ -118,6 +141,8 @@ class PretrainingArguments:
             raise ValueError(f"--num_train_epochs must be positive, got {self.num_train_epochs}")
         if self.mixed_precision not in ("no", "fp16", "bf16"):
             raise ValueError(f"--mixed_precision must be no, fp16 or bf16, got {self.mixed_precision!r}")
+        if self.optim not in ("adamw", "sgd", "lars"):
+            raise ValueError(f"--optim must be adamw, sgd or lars, got {self.optim!r}")
         if not 0 < self.eval_crop_ratio <= 1:
             raise ValueError(f"--eval_crop_ratio must lie in (0, 1], got {self.eval_crop_ratio}")
         if self.checkpointing_steps != "epoch" and (

@@ -19,13 +19,14 @@ from tqdm.auto import tqdm
 from ..data.loading import build_eval_loader, build_train_loader
 from ..data.processing import Normalize, build_image_processor
 from ..data.views import build_views
+from ..distributed import synchronize_batchnorm
 from ..evaluation.features import extract_features
 from ..evaluation.knn import knn_accuracy
 from ..evaluation.label_free import embedding_std, rankme
 from ..hub.model_card import build_model_card
 from ..hub.publishing import publish, save_for_sharing
 from ..modeling_outputs import ReconstructionOutput
-from ..modeling_utils import SSLModel
+from ..modeling_utils import JointEmbeddingModel, SSLModel
 from ..visualization.curves import plot_training_curves
 from ..visualization.reconstruction import plot_reconstruction
 from .arguments import PretrainingArguments
@@ -40,6 +41,10 @@ from .checkpointing import (
 from .optimization import build_optimizer, build_scheduler
 
 logger = logging.getLogger(__name__)
+
+
+# Features of healthy models are far above, those of an untrained network about 0.1.
+COLLAPSED_STD = 0.02
 
 
 class NonFiniteLossError(RuntimeError):
@@ -110,6 +115,15 @@ class SSLTrainer:
         )
         self._plan_steps()
 
+        if self.accelerator.num_processes > 1 and model.sync_batchnorm:
+            synchronize_batchnorm(model, self.accelerator.device)
+        if args.loss_chunk_size is not None:
+            if not isinstance(model, JointEmbeddingModel):
+                raise ValueError(
+                    f"--loss_chunk_size is for algorithms that compare the images of a batch; {type(model).__name__} "
+                    "does not, so --gradient_accumulation_steps does the same for it"
+                )
+            model.loss_chunk_size = args.loss_chunk_size
         if args.gradient_checkpointing:
             model.gradient_checkpointing_enable()
         if args.torch_compile:
@@ -278,6 +292,14 @@ class SSLTrainer:
         if self.is_main:
             values = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
             tqdm.write(f"step {self.step}: {values} ({time.perf_counter() - start:.1f} s)")
+            if self.step > 0 and metrics["embedding_std"] < COLLAPSED_STD:
+                logger.warning(
+                    "the features have collapsed: all images get nearly the same vector (embedding_std %.4f of 1, "
+                    "effective rank %.1f of %d). Usual causes: too high a learning rate or too short a warm-up, no "
+                    "weight decay or far too much of it, a batch too small for BatchNorm, views that show too little "
+                    "of an image, a teacher's momentum that is too low.",
+                    *(metrics["embedding_std"], metrics["rankme"], features.shape[1]),
+                )
         self.interval_start += time.perf_counter() - start  # images/s is that of training
 
     def _features(self, dataset: datasets.Dataset) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -348,7 +370,7 @@ class SSLTrainer:
                 "--output_dir"
             )
         if whole is None:
-            logger.warning("no checkpoint in %s yet: beginning a new run", self.output_dir)
+            logger.info("no checkpoint in %s yet: beginning a new run", self.output_dir)
         return whole
 
     def _resume(self, checkpoint: Path) -> None:
@@ -492,7 +514,13 @@ class SSLTrainer:
     def _check_output_dir(self) -> None:
         """Another run's results are never written over."""
         traces = [name for name in ("metrics.jsonl", "model.safetensors") if (self.output_dir / name).exists()]
-        traces += [path.name for path in list_checkpoints(self.output_dir)]
+        checkpoints = [path.name for path in list_checkpoints(self.output_dir)]
+        if "model.safetensors" in traces and not checkpoints:
+            raise FileExistsError(
+                f"{self.output_dir} holds a model but no checkpoint to go on from: give another --output_dir, and "
+                "--model_name_or_path to begin from its weights"
+            )
+        traces += checkpoints
         asked = self.args.resume_from_checkpoint
         goes_on = asked == "latest" or (asked is not None and Path(asked).resolve().parent == self.output_dir.resolve())
         if traces and not goes_on:
@@ -539,8 +567,9 @@ class SSLTrainer:
 
     def _training_arguments(self) -> dict:
         names = (
-            "seed num_train_epochs max_train_steps learning_rate base_learning_rate lr_scheduler_type warmup_epochs "
-            "warmup_steps weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm mixed_precision"
+            "seed num_train_epochs max_train_steps optim learning_rate base_learning_rate lr_scheduler_type min_lr_rate "
+            "lr_milestones warmup_epochs warmup_steps weight_decay decay_norm_and_bias norm_and_bias_lr_scale "
+            "sgd_momentum adam_beta1 adam_beta2 adam_epsilon max_grad_norm loss_chunk_size mixed_precision"
         )
         return {name: getattr(self.args, name) for name in names.split()} | {
             "global_batch_size": self.global_batch_size,

@@ -1,0 +1,95 @@
+"""What the trainer does for algorithms with several views, a teacher and a memory."""
+
+import logging
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForPreTraining
+
+from ssl_hub.data.datasets import load_image_dataset
+from ssl_hub.modules.teachers import MomentumTeacher
+from ssl_hub.training import trainer as trainer_module
+from ssl_hub.training.arguments import PretrainingArguments
+from ssl_hub.training.recipes import load_recipe
+from ssl_hub.training.trainer import SSLTrainer
+
+
+def build_trainer(name, output_dir, overrides=None, **args):
+    recipe = load_recipe(f"{name}-digits")
+    torch.manual_seed(0)
+    args = {
+        "per_device_train_batch_size": 16,
+        "learning_rate": 1e-3,
+        "max_train_steps": 4,
+        "logging_steps": 1,
+        "checkpointing_steps": "2",
+    } | args
+    return SSLTrainer(
+        AutoModelForPreTraining.from_config(recipe.build_config(overrides)),
+        PretrainingArguments(output_dir=str(output_dir), **args),
+        load_image_dataset("digits").select(range(64)),
+        recipe.views,
+        load_image_dataset("digits", "test").select(range(32)),
+    )
+
+
+@pytest.mark.parametrize("name", ["byol", "densecl", "moco", "swav"])
+def test_resumed_with_teacher_queue_and_counter_it_ends_the_same(name, tmp_path):
+    overrides = "queue_size=64" if name in ("densecl", "moco") else None
+    build_trainer(name, tmp_path / "whole", overrides).train()
+    build_trainer(name, tmp_path / "cut", overrides).train()
+    for path in (tmp_path / "cut").glob("model.safetensors"):
+        path.unlink()
+    checkpoint = str(tmp_path / "cut" / "checkpoint-2")
+    build_trainer(name, tmp_path / "cut", overrides, resume_from_checkpoint=checkpoint).train()
+    whole, resumed = (load_file(tmp_path / run / "model.safetensors") for run in ("whole", "cut"))
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+
+
+def test_the_teacher_follows_once_an_optimizer_step(tmp_path, monkeypatch):
+    followed = []
+    follow = MomentumTeacher.follow
+
+    def noted(self, student, momentum):
+        followed.append(momentum)
+        follow(self, student, momentum)
+
+    monkeypatch.setattr(MomentumTeacher, "follow", noted)
+    trainer = build_trainer("byol", tmp_path, "base_momentum=0.9", gradient_accumulation_steps=2, max_train_steps=2)
+    followed.clear()  # the copy of a new model
+    trainer.train()
+    assert followed == [pytest.approx(0.95), pytest.approx(1.0)]
+
+
+def test_loss_chunk_size(tmp_path):
+    trainer = build_trainer("simclr", tmp_path / "a", loss_chunk_size=4)
+    sizes = []
+    trainer.model.backbone.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    trainer._start()
+    trainer.model.train()
+    sizes.clear()
+    trainer._train_step([next(iter(trainer.loader))])
+    assert sizes == [4] * 16  # 32 views, forwards once without a graph and once for the gradient
+    with pytest.raises(ValueError, match="MAEModel does not, so --gradient_accumulation_steps does the same"):
+        recipe = load_recipe("mae-vit-tiny-digits")
+        model = AutoModelForPreTraining.from_config(recipe.build_config())
+        args = PretrainingArguments(output_dir=str(tmp_path / "b"), loss_chunk_size=4, max_train_steps=1)
+        SSLTrainer(model, args, load_image_dataset("digits"), recipe.views)
+
+
+def test_a_collapse_is_reported_in_plain_words(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(trainer_module, "embedding_std", lambda features: 0.001)
+    with caplog.at_level(logging.WARNING):
+        build_trainer("simsiam", tmp_path, max_train_steps=1).train()
+    warnings = [record.message for record in caplog.records if "collapsed" in record.message]
+    assert len(warnings) == 1  # not of the untrained model
+    assert "all images get nearly the same vector (embedding_std 0.0010 of 1" in warnings[0]
+    assert "Usual causes: too high a learning rate" in warnings[0]
+
+
+def test_the_terms_of_a_loss_are_logged(tmp_path):
+    build_trainer("barlowtwins", tmp_path, max_train_steps=1).train()
+    text = (tmp_path / "metrics.jsonl").read_text()
+    assert '"loss_on_diagonal"' in text and '"loss_off_diagonal"' in text
