@@ -1,5 +1,5 @@
 # make demo   pretrain a small MAE on scikit-learn's digits, into ./demo; run again to resume or to see the report
-# make test   lint, then the tests
+# make test   lint, then the tests, side by side on all cores
 # make lint   ruff and the import contracts
 # make clean  remove caches and build outputs; ./demo and .venv stay
 
@@ -14,7 +14,7 @@ demo: .venv/installed
 	$(BIN)/python examples/report_demo.py demo
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .

@@ -2,7 +2,8 @@
 
     python examples/report_demo.py demo
 
-Compares three kinds of features of scikit-learn's digits: the pixels, an untrained model, the pretrained model.
+Compares three kinds of features of scikit-learn's digits: the pixels, an untrained model, the pretrained model. Takes
+the folder of any recipe on the digits.
 """
 
 import sys
@@ -37,7 +38,8 @@ def main(folder: Path):
     print_row("pretrained model", [extract_features(model, loader) for loader in loaders])
     print("top-1 accuracy on 360 test digits; 1437 train digits, whose labels only kNN and probe have seen\n")
 
-    print(f"what the model fills in for hidden patches: {folder / 'reconstruction.png'}")
+    if (folder / "reconstruction.png").exists():  # of masked-image models
+        print(f"what the model fills in for hidden patches: {folder / 'reconstruction.png'}")
     print(f"loss and kNN accuracy over the run:         {folder / 'curves.png'}\n")
     print(
         "To pretrain on a folder of your own images, with one GPU:\n"

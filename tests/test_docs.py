@@ -1,18 +1,23 @@
 """The code, commands and links of README.md and docs/ work."""
 
+import json
 import re
 import runpy
 from pathlib import Path
 
 import pytest
+import torch
+from accelerate.state import AcceleratorState
 from PIL import Image
-from transformers import AutoModel, HfArgumentParser, ViTModel
+from transformers import AutoModel, ConvNextModel, HfArgumentParser, TimmWrapperModel, ViTModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from ssl_hub import MAEConfig
 from ssl_hub.data.processing import build_image_processor
 from ssl_hub.hub.publishing import save_for_sharing
+from ssl_hub.models.auto import ALGORITHMS
 from ssl_hub.training.arguments import DataArguments, ModelArguments, PretrainingArguments
-from ssl_hub.training.recipes import list_recipes
+from ssl_hub.training.recipes import list_recipes, load_recipe
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -26,6 +31,7 @@ def blocks(page: Path, language: str) -> list[str]:
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    AcceleratorState._reset_state(reset_partial_state=True)
 
     def run_code(code):
         Path("code.py").write_text(code)
@@ -35,10 +41,23 @@ def run(tmp_path, monkeypatch):
 
 
 def test_own_algorithm(run, capsys):
-    example, use = blocks(REPOSITORY / "docs" / "adding_an_algorithm.md", "python")
+    example, use, _, _ = blocks(REPOSITORY / "docs" / "adding_an_algorithm.md", "python")
     assert len([line for line in example.splitlines() if line]) < 25
     run(example + use)
     assert "torch.Size([4, 96])" in capsys.readouterr().out
+
+
+def test_combination_of_parts(run, capsys):
+    _, _, example, use = blocks(REPOSITORY / "docs" / "adding_an_algorithm.md", "python")
+    assert len([line for line in example.splitlines() if line]) < 25
+    names = run(example + use)
+    assert capsys.readouterr().out.endswith("0.2\n")
+    losses = [json.loads(line)["loss"] for line in Path("contrast/metrics.jsonl").read_text().splitlines()]
+    assert len(losses) == 3 and losses[-1] < losses[0]
+    loaded = AutoModel.from_pretrained("contrast")
+    assert type(loaded) is names["ContrastModel"] and type(loaded.backbone) is ConvNextModel
+    state = loaded.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in names["model"].state_dict().items())
 
 
 def test_readme_code(run):
@@ -47,7 +66,7 @@ def test_readme_code(run):
     image_processor = build_image_processor(16, config.image_mean, config.image_std)
     save_for_sharing(AutoModel.from_config(config), image_processor, "demo")
     Image.new("RGB", (20, 30), "red").save("image.jpg")
-    load, backbone_alone = blocks(REPOSITORY / "README.md", "python")
+    load, backbone_alone, _, _ = blocks(REPOSITORY / "README.md", "python")
     names = run(load)
     assert [tuple(names[name].shape) for name in ("features", "tokens", "picture")] == [
         (1, 8),
@@ -55,6 +74,38 @@ def test_readme_code(run):
         (1, 3, 16, 16),
     ]
     assert type(run(backbone_alone)["backbone"]) is ViTModel
+
+
+def test_readme_code_of_joint_embedding(run, capsys):
+    config = load_recipe("simclr-digits").build_config()
+    image_processor = build_image_processor(16, config.image_mean, config.image_std)
+    save_for_sharing(AutoModel.from_config(config), image_processor, "out")
+    for file in ("first.jpg", "second.jpg"):
+        Image.effect_noise((20, 30), 50).save(file)
+    _, _, compare, other_backbone = blocks(REPOSITORY / "README.md", "python")
+    names = run(compare)
+    assert names["first"].shape == (config.projection_size,)
+    assert -1 <= float(re.fullmatch(r"cosine similarity (\S+)\n", capsys.readouterr().out)[1]) <= 1
+    assert type(run(other_backbone)["model"].backbone) is TimmWrapperModel
+
+
+def test_table_of_algorithms_is_complete():
+    text = (REPOSITORY / "README.md").read_text()
+    for model_type in ALGORITHMS:
+        arxiv = re.findall(r"\d{4}\.\d{5}", CONFIG_MAPPING[model_type].paper)
+        assert arxiv and all(f"[{number}](https://arxiv.org/abs/{number})" in text for number in arxiv)
+    patterns = re.findall(
+        r"`([\w{},-]+-\*|[\w-]+-digits)`", text[text.index("## Algorithms") : text.index("These work")]
+    )
+    names = {name for pattern in patterns for name in list_recipes() if matches(name, pattern)}
+    small = {name for name in list_recipes() if name.endswith(("-digits", "-cifar10"))}
+    assert names | small == set(list_recipes())
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether a name fits a pattern with `*` and `{a,b}`."""
+    inner = re.sub(r"\{(.*?)\}", lambda match: "(" + match[1].replace(",", "|") + ")", pattern)
+    return re.fullmatch(inner.replace("*", ".*"), name) is not None
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

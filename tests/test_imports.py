@@ -47,4 +47,4 @@ TINY = (
 
 def test_unknown_name():
     code = "import ssl_hub\ntry: ssl_hub.Nothing\nexcept AttributeError as error: print(error)"
-    assert "has no attribute 'Nothing'; it has MAEConfig" in run(code)
+    assert "has no attribute 'Nothing'; it has BYOLConfig" in run(code)

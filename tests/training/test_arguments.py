@@ -36,6 +36,12 @@ def test_missing_and_unknown_arguments(arguments, capsys):
     assert any(name in said for name in ("--recipe", "max_train_step", "--output_dir"))
 
 
+def test_optimizer_and_chunks_on_the_command_line():
+    arguments = ["--recipe", "simclr-resnet50-200e", "--train_dir", "images", "--output_dir", "out"]
+    _, _, _, args = parse_arguments([*arguments, "--optim", "sgd", "--loss_chunk_size", "32"])
+    assert (args.optim, args.loss_chunk_size, args.weight_decay) == ("sgd", 32, 1e-6)
+
+
 def test_recipe_with_an_unknown_argument(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("extends: mae-vit-tiny-digits\ntraining: {learning_rat: 1}\n")
@@ -51,6 +57,8 @@ def test_recipe_with_an_unknown_argument(tmp_path):
         ("max_train_steps", -1, "must be at least 1, got -1"),
         ("num_train_epochs", 0, "must be positive, got 0"),
         ("mixed_precision", "fp8", "must be no, fp16 or bf16, got 'fp8'"),
+        ("loss_chunk_size", 0, "must be at least 1, got 0"),
+        ("optim", "adam", "must be adamw, sgd or lars, got 'adam'"),
         ("mixed_precision", False, "must be no, fp16 or bf16, got False"),
         ("eval_crop_ratio", 1.1, r"must lie in \(0, 1\], got 1.1"),
         ("checkpointing_steps", "epochs", "must be a number of steps or 'epoch', got 'epochs'"),

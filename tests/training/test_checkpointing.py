@@ -251,6 +251,7 @@ def test_a_checkpoint_of_another_architecture(run_folder):
 
 
 def test_latest_without_a_checkpoint_begins_anew(tmp_path, whole_run, monkeypatch, caplog):
+    caplog.set_level("INFO")
     with monkeypatch.context() as patch, pytest.raises(Killed):
         kill_at_call(patch, checkpointing, "save_file", 1)
         train(tmp_path)

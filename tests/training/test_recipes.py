@@ -1,11 +1,14 @@
 import dataclasses
+import json
+import math
 from importlib import resources
 
 import pytest
 import torch
-from transformers import AutoModelForPreTraining
+from accelerate.state import AcceleratorState
+from transformers import AutoModel, AutoModelForPreTraining
 
-from ssl_hub import SSLConfig
+from ssl_hub import SSLConfig, SSLTrainer, load_image_dataset
 from ssl_hub.data.views import build_views
 from ssl_hub.training.arguments import DataArguments, ModelArguments, PretrainingArguments, parse_arguments
 from ssl_hub.training.recipes import list_recipes, load_recipe, parse_overrides
@@ -15,6 +18,64 @@ MAE_SIZES = {
     "base": (768, 12, 12, 16, 111_655_680),
     "large": (1024, 24, 16, 16, 329_239_296),
     "huge": (1280, 32, 16, 14, 656_613_964),
+}
+
+# The published ImageNet settings of the joint-embedding recipes:
+# (processes, images a process, accumulated), learning rate, epochs, warm-up epochs, optimizer, weight decay, and what
+# the configuration says besides.
+BARLOWTWINS = {"projection_hidden_size": 8192, "projection_size": 8192, "off_diagonal_weight": 0.0051}
+BYOL = {"base_momentum": 0.99, "projection_hidden_size": 4096, "projection_size": 256, "predictor_hidden_size": 4096}
+MOCO = {"momentum": 0.999, "queue_size": 65536, "projection_size": 128}
+MOCOV3 = {"base_momentum": 0.99, "projection_hidden_size": 4096, "projection_size": 256}
+MOCOV3_RESNET = {**MOCOV3, "temperature": 1.0, "projection_num_layers": 2, "predictor_last_batchnorm": False}
+MOCOV3_VIT = {**MOCOV3, "temperature": 0.2, "projection_num_layers": 3, "predictor_last_batchnorm": True}
+SIMCLR = {"temperature": 0.1, "projection_hidden_size": 2048, "projection_size": 128}
+SIMSIAM = {"projection_hidden_size": 2048, "projection_size": 2048, "predictor_hidden_size": 512}
+SWAV = {"temperature": 0.1, "num_prototypes": 3000, "queue_size": 3840, "freeze_prototypes_steps": 5005}
+PUBLISHED = {
+    "barlowtwins-resnet50-300e": ((8, 256, 1), 1.6, 300, 10, "lars", 1e-6, BARLOWTWINS),
+    "barlowtwins-resnet50-1000e": ((8, 256, 1), 1.6, 1000, 10, "lars", 1e-6, BARLOWTWINS),
+    "barlowtwins-resnet50-accum8-100e": ((8, 32, 8), 1.6, 100, 10, "lars", 1e-6, BARLOWTWINS),
+    "byol-resnet50-200e": ((16, 256, 1), 4.8, 200, 10, "lars", 1e-6, BYOL),
+    "byol-resnet50-amp-accum2-100e": ((8, 256, 2), 7.2, 100, 10, "lars", 1e-6, BYOL),
+    "byol-resnet50-amp-accum2-200e": ((8, 256, 2), 4.8, 200, 10, "lars", 1e-6, BYOL),
+    "byol-resnet50-amp-accum2-300e": ((8, 256, 2), 4.8, 300, 10, "lars", 1e-6, BYOL),
+    "byol-resnet50-accum16-100e": ((8, 32, 16), 7.2, 100, 10, "lars", 1e-6, BYOL),
+    "byol-resnet50-accum16-200e": ((8, 32, 16), 4.8, 200, 10, "lars", 1e-6, BYOL),
+    "byol-resnet50-accum16-300e": ((8, 32, 16), 4.8, 300, 10, "lars", 1e-6, BYOL),
+    "densecl-resnet50-200e": ((8, 32, 1), 0.03, 200, 0, "sgd", 1e-4, {**MOCO, "temperature": 0.2}),
+    "mocov1-resnet50-200e": ((8, 32, 1), 0.03, 200, 0, "sgd", 1e-4, {**MOCO, "temperature": 0.07}),
+    "mocov2-resnet50-200e": ((8, 32, 1), 0.03, 200, 0, "sgd", 1e-4, {**MOCO, "temperature": 0.2}),
+    "mocov3-resnet50-100e": ((8, 512, 1), 9.6, 100, 10, "lars", 1e-6, MOCOV3_RESNET),
+    "mocov3-resnet50-300e": ((8, 512, 1), 4.8, 300, 10, "lars", 1e-6, MOCOV3_RESNET),
+    "mocov3-resnet50-800e": ((8, 512, 1), 4.8, 800, 10, "lars", 1.5e-6, {**MOCOV3_RESNET, "base_momentum": 0.996}),
+    "mocov3-vit-small-300e": ((16, 256, 1), 2.4e-3, 300, 40, "adamw", 0.1, MOCOV3_VIT),
+    "mocov3-vit-base-300e": ((16, 256, 1), 2.4e-3, 300, 40, "adamw", 0.1, MOCOV3_VIT),
+    "mocov3-vit-large-300e": ((64, 64, 1), 2.4e-3, 300, 40, "adamw", 0.1, MOCOV3_VIT),
+    "simclr-resnet50-batch256-200e": ((8, 32, 1), 0.3, 200, 10, "lars", 1e-6, SIMCLR),
+    "simclr-resnet50-batch512-200e": ((8, 64, 1), 0.6, 200, 10, "lars", 1e-6, SIMCLR),
+    "simclr-resnet50-200e": ((16, 256, 1), 4.8, 200, 10, "lars", 1e-6, SIMCLR),
+    "simclr-resnet50-800e": ((16, 256, 1), 4.8, 800, 10, "lars", 1e-6, SIMCLR),
+    "simsiam-resnet50-100e": ((8, 32, 1), 0.05, 100, 0, "sgd", 1e-4, SIMSIAM),
+    "simsiam-resnet50-200e": ((8, 32, 1), 0.05, 200, 0, "sgd", 1e-4, SIMSIAM),
+    "swav-resnet50-200e": ((8, 32, 1), 0.6, 200, 0, "lars", 1e-6, SWAV),
+}
+# (hidden size, layers, heads) of MoCo v3's ViTs
+MOCOV3_SIZES = {"small": (384, 12, 12), "base": (768, 12, 12), "large": (1024, 24, 16)}
+# A view: size, smallest area of the crop, interpolation, (strengths of the colour jitter, its p), p of blur and solarize
+BYOL_JITTER, SWAV_JITTER = ((0.4, 0.4, 0.2, 0.1), 0.8), ((0.8, 0.8, 0.8, 0.2), 0.8)
+MOCO_VIEWS = 2 * [(224, 0.2, "bilinear", ((0.4, 0.4, 0.4, 0.1), 0.8), 0.5, 0.0)]
+VIEWS = {
+    "barlowtwins": [(224, 0.08, "bicubic", BYOL_JITTER, 1.0, 0.0), (224, 0.08, "bicubic", BYOL_JITTER, 0.1, 0.2)],
+    "byol": [(224, 0.08, "bicubic", BYOL_JITTER, 1.0, 0.0), (224, 0.08, "bicubic", BYOL_JITTER, 0.1, 0.2)],
+    "densecl": MOCO_VIEWS,
+    "mocov1": 2 * [(224, 0.2, "bilinear", ((0.4, 0.4, 0.4, 0.4), 1.0), 0.0, 0.0)],
+    "mocov2": MOCO_VIEWS,
+    "mocov3-resnet50": [(224, 0.2, "bilinear", BYOL_JITTER, 1.0, 0.0), (224, 0.2, "bilinear", BYOL_JITTER, 0.1, 0.2)],
+    "mocov3-vit": [(224, 0.08, "bilinear", BYOL_JITTER, 1.0, 0.0), (224, 0.08, "bilinear", BYOL_JITTER, 0.1, 0.2)],
+    "simclr": 2 * [(224, 0.08, "bilinear", SWAV_JITTER, 0.5, 0.0)],
+    "simsiam": MOCO_VIEWS,
+    "swav": 2 * [(224, 0.14, "bilinear", SWAV_JITTER, 0.5, 0.0)] + 6 * [(96, 0.05, "bilinear", SWAV_JITTER, 0.5, 0.0)],
 }
 
 
@@ -86,6 +147,112 @@ def test_mae_recipes_are_the_published_settings(name):
 def test_every_mae_setting_has_a_recipe():
     expected = {f"mae-vit-{size}-{epochs}e" for size in ("base", "large") for epochs in (300, 400, 800, 1600)}
     assert expected | {"mae-vit-base-400e-fp32", "mae-vit-huge-1600e", "mae-vit-tiny-digits"} <= set(list_recipes())
+
+
+def test_every_imagenet_recipe_is_in_a_table():
+    small = ("-digits", "-cifar10")
+    assert set(PUBLISHED) == {n for n in list_recipes() if not n.startswith("mae-") and not n.endswith(small)}
+
+
+@pytest.mark.parametrize("name", list(PUBLISHED))
+class TestJointEmbeddingRecipes:
+    def test_published_training(self, name):
+        batch, learning_rate, epochs, warmup_epochs, optimizer, weight_decay, _ = PUBLISHED[name]
+        processes, images, accumulated = batch
+        arguments = ["--recipe", name, "--dataset_name", "imagenet-1k", "--output_dir", "out"]
+        _, _, data_args, args = parse_arguments(arguments)
+        assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (images, accumulated)
+        assert args.learning_rate is None and data_args.eval_split is None and args.checkpointing_steps == "epoch"
+        assert args.base_learning_rate * math.prod(batch) / 256 == pytest.approx(learning_rate)
+        assert (args.num_train_epochs, args.warmup_epochs, args.warmup_steps) == (epochs, warmup_epochs, None)
+        assert (args.optim, args.weight_decay, args.sgd_momentum) == (optimizer, weight_decay, 0.9)
+        assert args.mixed_precision == ("fp16" if "mocov3" in name or "-amp-" in name else "no")
+
+        algorithm = name.partition("-")[0]
+        everything_decays = algorithm in ("densecl", "mocov1", "mocov2", "simsiam", "swav") or "-vit-" in name
+        assert args.decay_norm_and_bias == everything_decays
+        assert args.norm_and_bias_lr_scale == (0.024 if algorithm == "barlowtwins" else 1.0)
+        assert args.lr_milestones == ("120,160" if algorithm == "mocov1" else None)
+        ends_above_0 = algorithm in ("barlowtwins", "swav")
+        schedule = ("cosine_with_min_lr", 0.001) if ends_above_0 else ("cosine", 0.0)
+        assert (args.lr_scheduler_type, args.min_lr_rate) == schedule
+        assert args.max_grad_norm == (5.0 if name == "mocov3-vit-large-300e" else None)
+        if optimizer == "adamw":
+            assert (args.adam_beta1, args.adam_beta2) == (0.9, 0.999)
+
+        comment = (resources.files("ssl_hub.recipes") / f"{name}.yaml").read_text()
+        what = f"{processes} processes with {images} images each" + (
+            f", {accumulated} times" if accumulated > 1 else ""
+        )
+        assert what in comment.partition("\n")[0] and f"--num_processes {processes} " in comment
+
+    def test_published_model(self, name):
+        config = load_recipe(name).build_config()
+        expected = PUBLISHED[name][-1]
+        assert {field: getattr(config, field) for field in expected} == expected
+        algorithm, backbone = name.partition("-")[0], config.backbone_config
+        assert config.image_size == 224
+        if "-vit-" in name:
+            width, depth, heads = MOCOV3_SIZES[name.split("-")[2]]
+            sizes = (backbone.hidden_size, backbone.num_hidden_layers, backbone.num_attention_heads)
+            assert sizes == (width, depth, heads)
+            assert (backbone.intermediate_size, backbone.patch_size) == (4 * width, 16)
+            assert (backbone.layer_norm_eps, backbone.qkv_bias, config.freeze_patch_projection) == (1e-6, True, True)
+        else:
+            shape = (backbone.layer_type, tuple(backbone.depths), tuple(backbone.hidden_sizes))
+            assert shape == ("bottleneck", (3, 4, 6, 3), (256, 512, 1024, 2048))
+            assert config.zero_init_residual == (algorithm in ("barlowtwins", "simclr", "simsiam", "swav"))
+        if config.model_type == "moco":
+            assert config.mlp_projector == (algorithm == "mocov2")
+
+    def test_published_views(self, name):
+        recipe = load_recipe(name)
+        expected = next(views for start, views in VIEWS.items() if name.startswith(start))
+        given = []
+        for view in recipe.views:
+            jitter = view["color_jitter"]
+            strengths = tuple(jitter[key] for key in ("brightness", "contrast", "saturation", "hue"))
+            blur, solarize = view.get("gaussian_blur", {"p": 0.0}), view.get("solarize", {"p": 0.0})
+            assert (view["hflip"], view["grayscale"], blur.get("sigma", [0.1, 2.0])) == (0.5, 0.2, [0.1, 2.0])
+            low, high = view["scale"]
+            assert high == (0.14 if view["size"] == 96 else 1.0)
+            given += view["count"] * [
+                (view["size"], low, view["interpolation"], (strengths, jitter["p"]), blur["p"], solarize["p"])
+            ]
+        assert given == expected
+
+
+@pytest.mark.parametrize("name", [name for name in list_recipes() if name.endswith("-digits")])
+def test_digits_recipes_train(name, tmp_path):
+    AcceleratorState._reset_state(reset_partial_state=True)
+    recipe, _, data_args, args = parse_arguments(
+        [
+            *("--recipe", name, "--output_dir", str(tmp_path), "--max_train_steps", "3", "--warmup_steps", "0"),
+            *("--logging_steps", "1", "--dataloader_num_workers", "0"),
+        ]
+    )
+    dataset = load_image_dataset(data_args.dataset_name, data_args.train_split)
+    SSLTrainer(AutoModelForPreTraining.from_config(recipe.build_config()), args, dataset, recipe.views).train()
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert len(losses) == 3 and all(math.isfinite(loss) for loss in losses) and len(set(losses)) == 3
+    assert AutoModel.from_pretrained(tmp_path).config.model_type == recipe.model["model_type"]
+
+
+@pytest.mark.parametrize("name", [name for name in list_recipes() if name.endswith("-resnet18-cifar10")])
+def test_cifar10_recipes_have_a_resnet18_for_small_images(name):
+    config = load_recipe(name).build_config()
+    assert (config.backbone_config.depths, config.backbone_config.hidden_sizes) == ([2, 2, 2, 2], [64, 128, 256, 512])
+    with torch.device("meta"):
+        embedder = AutoModelForPreTraining.from_config(config).backbone.embedder
+    stem = embedder.embedder.convolution
+    assert (stem.kernel_size, stem.stride, stem.out_channels) == ((3, 3), (1, 1), 64)
+    assert isinstance(embedder.pooler, torch.nn.Identity)
+
+
+def test_joint_embedding_algorithms_have_small_recipes():
+    algorithms = ("barlowtwins", "byol", "densecl", "moco", "mocov3", "simclr", "simsiam", "swav")
+    small = {f"{name}-{data}" for name in algorithms for data in ("digits", "resnet18-cifar10")}
+    assert small <= set(list_recipes())
 
 
 def test_unknown_recipe():

@@ -326,6 +326,13 @@ def test_another_run_is_not_written_over(tmp_path, trace):
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / "run" / trace]
 
 
+def test_a_model_without_checkpoints_is_not_written_over_by_latest(tmp_path):
+    (tmp_path / "model.safetensors").write_text("precious")
+    with pytest.raises(FileExistsError, match="no checkpoint to go on from.*--model_name_or_path"):
+        build_trainer(tmp_path, resume_from_checkpoint="latest")
+    assert (tmp_path / "model.safetensors").read_text() == "precious"
+
+
 # The command line
 
 

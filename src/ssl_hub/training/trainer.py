@@ -515,18 +515,17 @@ class SSLTrainer:
         """Another run's results are never written over."""
         traces = [name for name in ("metrics.jsonl", "model.safetensors") if (self.output_dir / name).exists()]
         checkpoints = [path.name for path in list_checkpoints(self.output_dir)]
-        if "model.safetensors" in traces and not checkpoints:
-            raise FileExistsError(
-                f"{self.output_dir} holds a model but no checkpoint to go on from: give another --output_dir, and "
-                "--model_name_or_path to begin from its weights"
-            )
-        traces += checkpoints
         asked = self.args.resume_from_checkpoint
         goes_on = asked == "latest" or (asked is not None and Path(asked).resolve().parent == self.output_dir.resolve())
-        if traces and not goes_on:
+        if (traces or checkpoints) and not goes_on:
             raise FileExistsError(
-                f"{self.output_dir} already holds a run ({', '.join(traces[:4])}): go on with it by "
+                f"{self.output_dir} already holds a run ({', '.join([*traces, *checkpoints][:4])}): go on with it by "
                 "--resume_from_checkpoint latest, or give another --output_dir"
+            )
+        if "model.safetensors" in traces and not checkpoints:
+            raise FileExistsError(
+                f"{self.output_dir} holds a finished model but no checkpoint to go on from: give another --output_dir, "
+                "and --model_name_or_path to begin from its weights"
             )
         self.accelerator.wait_for_everyone()  # nobody writes before everybody has looked
 

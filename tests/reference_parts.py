@@ -1,0 +1,375 @@
+"""The checks of single modules, losses and functions, by the kind of part: see run_reference.py."""
+
+import torch
+from reference_case import Case
+from torch import nn
+from transformers.modeling_outputs import BaseModelOutput
+
+from ssl_hub import DenseCLConfig, MoCoConfig, SwAVConfig, SwAVModel
+from ssl_hub.conversion import mmselfsup
+from ssl_hub.conversion.state_dicts import load_strictly
+from ssl_hub.data.processing import Normalize
+from ssl_hub.models.barlowtwins.modeling_barlowtwins import BarlowTwinsHead
+from ssl_hub.models.densecl.modeling_densecl import DenseCLNeck
+from ssl_hub.models.mae.modeling_mae import MAEDecoder, MAEHead, MAEViTModel
+from ssl_hub.models.moco.modeling_moco import MoCoNeck
+from ssl_hub.models.mocov3.modeling_mocov3 import batch_contrast
+from ssl_hub.models.swav.modeling_swav import SwAVNeck, sinkhorn
+from ssl_hub.modules.backbones import build_backbone, pool_features
+from ssl_hub.modules.heads import PredictorHead
+from ssl_hub.modules.losses import contrastive_loss, cosine_loss, normalize
+from ssl_hub.modules.masking import patchify, unpatchify
+from ssl_hub.modules.necks import NonLinearNeck
+from ssl_hub.modules.position_embeddings import sincos_position_embedding_2d
+from ssl_hub.modules.teachers import MomentumTeacher, cosine_momentum
+
+
+class UnsupportedCaseError(Exception):
+    """ssl_hub has no counterpart of this configuration of a part."""
+
+
+def check_module(case: Case, module: nn.Module, run, convert=lambda state: state) -> None:
+    """A module in training and in evaluation: its outputs, every gradient, and its state after the training call.
+
+    Args:
+        run: called with the inputs by their names; returns the output, or a dict of outputs by their names.
+        convert: renames a state dict.
+    """
+    load_strictly(module, convert(case.under("state/")))
+    inputs = {name: tensor for name, tensor in case.under("input/").items() if not name.startswith("cotangent.")}
+    for mode in ("eval", "train"):
+        module.train(mode == "train")
+        variables = {name: tensor.clone().requires_grad_() for name, tensor in inputs.items()}
+        outputs = run(**variables)
+        outputs = outputs if isinstance(outputs, dict) else {"out": outputs}
+        for name, output in outputs.items():
+            case.compare("features" if output.ndim else "losses", output, case[f"output/{mode}.{name}"])
+    # the gradient of a loss, or the given one of any other output
+    gradients = [case[f"input/cotangent.{name}"] if output.ndim else None for name, output in outputs.items()]
+    torch.autograd.backward(list(outputs.values()), gradients)
+    for name, expected in case.under("grad/input.").items():
+        case.compare("gradients", variables[name].grad[: len(expected)], expected)
+    case.compare_gradients(module, convert)
+    state = module.state_dict()
+    for name, expected in convert(case.under("after/")).items():
+        case.compare("state", state[name], expected)
+
+
+def pooled(features: torch.Tensor) -> torch.Tensor:
+    """A neck of the original takes a feature map and pools it itself."""
+    return features if features.ndim == 2 else pool_features(BaseModelOutput(last_hidden_state=features), "mean")
+
+
+def nonlinear_neck(fields: dict) -> NonLinearNeck:
+    return NonLinearNeck(
+        fields["in_channels"],
+        fields["hid_channels"],
+        fields["out_channels"],
+        fields.get("num_layers", 2),
+        bias=fields.get("with_bias", False),
+        last_bias=fields.get("with_last_bias", False),
+        last_batchnorm=fields.get("with_last_bn", True),
+        last_affine=fields.get("with_last_bn_affine", True),
+    )
+
+
+def projector_fields(case: Case) -> dict:
+    return {
+        "projection_hidden_size": case.config.get("hid_channels", 1),
+        "projection_size": case.config["out_channels"],
+    }
+
+
+def check_nonlinear_neck(case: Case) -> None:
+    neck = nonlinear_neck(case.config)
+    # a ViT gives a map and its class token, which is projected
+    check_module(case, neck, lambda x=None, patch=None, cls=None: neck(pooled(x) if cls is None else cls))
+
+
+def check_moco_neck(case: Case) -> None:
+    config = MoCoConfig(mlp_projector=case.config["type"] == "MoCoV2Neck", **projector_fields(case))
+    neck = MoCoNeck(config, case.config["in_channels"])
+    check_module(case, neck, lambda x: neck(pooled(x)))
+
+
+def check_densecl_neck(case: Case) -> None:
+    config = DenseCLConfig(grid_size=case.config.get("num_grid"), **projector_fields(case))
+    neck = DenseCLNeck(config, case.config["in_channels"])
+    names = ("global", "dense", "pooled_dense")
+    check_module(case, neck, lambda x: dict(zip(names, neck(pooled(x), x), strict=True)))
+
+
+def check_swav_neck(case: Case) -> None:
+    """One map for each resolution of crops."""
+    if case.config["hid_channels"] == 0 or not case.config.get("with_l2norm", True):
+        raise UnsupportedCaseError
+    neck = SwAVNeck(SwAVConfig(**projector_fields(case)), case.config["in_channels"])
+
+    def convert(state):  # the same BatchNorm is there under two names
+        return {name.replace("bn.", "projection_neck.1."): tensor for name, tensor in state.items()}
+
+    check_module(case, neck, lambda **maps: normalize(neck(torch.cat([pooled(x) for x in maps.values()]))), convert)
+
+
+def check_contrastive_head(case: Case) -> None:
+    check_module(case, nn.Module(), lambda pos, neg: contrastive_loss(pos, neg, case.config["temperature"]))
+
+
+def check_latent_predict_head(case: Case) -> None:
+    head = PredictorHead(nonlinear_neck(case.config["predictor"]))
+    check_module(case, head, lambda input, target: cosine_loss(head(input), target))
+
+
+def check_mocov3_head(case: Case) -> None:
+    temperature = case.config["temperature"]
+    if case.config["loss"].get("loss_weight", 1.0) != 2 * temperature:
+        raise UnsupportedCaseError
+    head = PredictorHead(nonlinear_neck(case.config["predictor"]))
+    check_module(case, head, lambda base_out, momentum_out: batch_contrast(head(base_out), momentum_out, temperature))
+
+
+def check_cosine_loss(case: Case) -> None:
+    """Ours stops the gradient into the target, where the original leaves that to whoever calls it."""
+    plain = case.config.get("shift_factor", 0.0) == 0.0 and case.config.get("scale_factor", 1.0) == 1.0
+    if not plain or "input/mask" in case:
+        raise UnsupportedCaseError
+    case.tensors.pop("grad/input.target", None)
+    check_module(case, nn.Module(), lambda pred, target: cosine_loss(pred, target))
+
+
+def check_cross_correlation_head(case: Case) -> None:
+    head = BarlowTwinsHead(case.config["in_channels"])
+
+    def run(input, target):
+        on_diagonal, off_diagonal = head(input, target)
+        return on_diagonal + case.config["loss"]["lambd"] * off_diagonal
+
+    check_module(case, head, run)
+
+
+def check_cross_correlation_loss(case: Case) -> None:
+    """The original's loss takes the matrix, which here the head makes: of projections with that very matrix."""
+    size = len(case["input/matrix"])
+    head = BarlowTwinsHead(size)
+    head.bn = nn.Identity()
+
+    def run(matrix):
+        on_diagonal, off_diagonal = head(size * torch.eye(size), matrix)
+        return on_diagonal + case.config["lambd"] * off_diagonal
+
+    check_module(case, head, run)
+
+
+def check_swav_loss(case: Case) -> None:
+    """The head or its loss alone: from projections, those of a crop one after the other."""
+    fields = case.config.get("loss", case.config)
+    num_crops = sum(fields["num_crops"])
+    assigned = fields.get("crops_for_assign", [0, 1])
+    if assigned != list(range(len(assigned))):
+        raise UnsupportedCaseError
+    model = SwAVModel(
+        SwAVConfig(
+            backbone_config={"model_type": "resnet", "depths": [1], "hidden_sizes": [8]},
+            projection_size=fields["feat_dim"],
+            num_large_crops=len(assigned),
+            num_small_crops=num_crops - len(assigned),
+            num_prototypes=fields["num_prototypes"],
+            temperature=fields.get("temperature", 0.1),
+            sinkhorn_epsilon=fields.get("epsilon", 0.05),
+            sinkhorn_iterations=fields.get("sinkhorn_iterations", 3),
+            queue_size=0,
+        )
+    )
+
+    def run(x):
+        model.head.normalize_prototypes()
+        return model._swapped_prediction(x.chunk(num_crops), model.head.prototypes.weight)
+
+    def convert(state):
+        return {name.removeprefix("loss."): tensor for name, tensor in state.items()}
+
+    check_module(case, model.head, run, convert)
+
+
+def check_sinkhorn(case: Case) -> None:
+    for name, fields in case.sidecar["fields"].items():
+        scores, epsilon = case[f"input/{name}"], fields["epsilon"]
+        # Ours are similarities of unit vectors; the original minds an underflow, which takes far smaller ones.
+        if (scores / epsilon).exp().sum(dim=0).min() > 0:
+            case.compare("features", sinkhorn(scores, epsilon, fields["iterations"]), case[f"output/{name}"])
+
+
+def check_constant_ema(case: Case) -> None:
+    check_updates(case, lambda update: case.sidecar["fields"]["momentum"])
+
+
+def check_cosine_ema(case: Case) -> None:
+    fields = case.sidecar["fields"]
+    for setting, expected in zip(fields["settings"], case["output/momentum"], strict=True):
+        if setting["end"] == 1:  # where ours always ends
+            momenta = [cosine_momentum(setting["base"], step / setting["max_iters"]) for step in case["input/steps"]]
+            case.compare("schedule", torch.tensor(momenta), expected)
+    run = fields["run"]
+    check_updates(case, lambda update: cosine_momentum(run["base"], update / run["max_iters"]))
+
+
+def check_updates(case: Case, momentum) -> None:
+    """The first update is a copy. Statistics of BatchNorm, which the original copies always, are the teacher's own."""
+    width, size = case["input/source0.0.weight"].shape
+    student = nn.ModuleDict({"module": nn.Sequential(nn.Linear(size, width), nn.BatchNorm1d(width))})
+    teacher = MomentumTeacher(module=student["module"])
+    for update in range(sum(key.endswith(".0.weight") for key in case.under("input/source"))):
+        student["module"].load_state_dict(case.under(f"input/source{update}."))
+        teacher.follow(student, momentum(update) if update > 0 else 0.0)
+        for name, parameter in teacher.named_parameters():
+            case.compare("state", parameter, case[f"after/update{update}.{name}"])
+
+
+def check_resnet(case: Case) -> None:
+    def convert(state):
+        state = mmselfsup.convert_state_dict("SimCLR", {f"backbone.{key}": tensor for key, tensor in state.items()})
+        return {key.removeprefix("backbone."): tensor for key, tensor in state.items()}
+
+    config = mmselfsup.convert_config(
+        {"type": "SimCLR", "backbone": case.config, "neck": {"out_channels": 1}, "head": {}}
+    )
+    backbone = build_backbone(config.backbone_config)
+    # the first map is that before the max-pooling, which a transformers model does not return
+    stem = []
+    backbone.embedder.embedder.register_forward_hook(lambda module, args, output: stem.append(output))
+
+    def run(x):
+        hidden_states = backbone(x, output_hidden_states=True).hidden_states
+        return {str(stage): output for stage, output in enumerate([stem[-1], *hidden_states[1:]])}
+
+    check_module(case, backbone, run, convert)
+
+
+def check_mae_decoder(case: Case) -> None:
+    fields = case.config
+    side = int(fields["num_patches"] ** 0.5) * fields["patch_size"]
+    config = mmselfsup.convert_config(
+        {
+            "type": "MAE",
+            "backbone": {
+                "arch": {
+                    "embed_dims": fields["embed_dim"],
+                    "num_layers": 1,
+                    "num_heads": 1,
+                    "feedforward_channels": fields["embed_dim"],
+                },
+                "img_size": side,
+                "patch_size": fields["patch_size"],
+            },
+            "neck": fields,
+            "head": {},
+        }
+    )
+    decoder = MAEDecoder(config.decoder_config(), fields["embed_dim"])
+
+    def convert(state):
+        state = mmselfsup.convert_state_dict("MAE", {f"neck.{key}": tensor for key, tensor in state.items()})
+        return {key.removeprefix("neck."): tensor for key, tensor in state.items()}
+
+    load_strictly(decoder, convert(case.under("state/")))
+    latent, ids_restore = case["input/latent"].requires_grad_(), case["input/ids_restore"]
+    # row `restore < V` of the shuffled sequence belongs to that patch
+    visible = ids_restore.argsort(dim=1)[:, : latent.shape[1] - 1]
+    output = decoder(latent, visible)
+    (output * case["input/cotangent.out"]).sum().backward()
+    case.compare("features", output, case["output/train.out"])
+    case.compare("gradients", latent.grad, case["grad/input.latent"])
+    case.compare_gradients(decoder, convert)
+
+
+def check_mae_head(case: Case) -> None:
+    """The head, from images; the loss alone, from patches."""
+    head = MAEHead(case.config.get("patch_size", 1), case.config.get("norm_pix", False))
+
+    def run(pred, target, mask):
+        # the loss alone comes with patches, which are an image a pixel a patch
+        return head(pred, target if target.ndim == 4 else target.transpose(1, 2)[..., None], mask)
+
+    check_module(case, head, run)
+
+
+def check_vit(case: Case) -> None:
+    fields = mmselfsup.convert_config(
+        {"type": "MAE", "backbone": {**case.config, "type": "MAEViT"}, "neck": {"decoder_num_heads": 8}, "head": {}}
+    ).backbone_config
+    model = MAEViTModel(fields).train()
+
+    def convert(state):
+        state = mmselfsup.convert_state_dict("MAE", {f"backbone.{key}": tensor for key, tensor in state.items()})
+        return {key.removeprefix("backbone."): tensor for key, tensor in state.items()}
+
+    load_strictly(model, convert(case.under("state/")))
+    images = case["input/x"].requires_grad_()
+    outputs = model(images, output_hidden_states=True)
+    objective = 0.0
+    for layer in case.config["out_indices"]:
+        last = layer == fields.num_hidden_layers - 1
+        tokens = outputs.last_hidden_state if last else outputs.hidden_states[layer + 1]
+        expected = case[f"output/train.{layer}.patch"]
+        patches = tokens[:, 1:].transpose(1, 2).reshape(expected.shape)
+        case.compare("features", tokens[:, 0], case[f"output/train.{layer}.cls"])
+        case.compare("features", patches, expected)
+        objective = objective + (tokens[:, 0] * case[f"input/cotangent.{layer}.cls"]).sum()
+        objective = objective + (patches * case[f"input/cotangent.{layer}.patch"]).sum()
+    objective.backward()
+    case.compare("gradients", images.grad[:1], case["grad/input.x"])
+    case.compare_gradients(model, convert)
+
+
+def check_position_embedding(case: Case) -> None:
+    for name, (height, width, dim, temperature, cls_token) in case.sidecar["fields"]["cases"].items():
+        if height == width:  # the original's order of a non-square grid does not fit any sequence of patches
+            table = sincos_position_embedding_2d(height, dim, cls_token=cls_token, temperature=temperature)
+            case.compare("features", table, case[f"output/{name}"])
+
+
+def check_patchify(case: Case) -> None:
+    for name, patch_size in case.sidecar["fields"].items():
+        patches = patchify(case[f"input/{name}"], patch_size)
+        case.compare("features", patches, case[f"output/{name}.patchify"])
+        target = (patches - patches.mean(-1, keepdim=True)) / (patches.var(-1, keepdim=True) + 1e-6).sqrt()
+        case.compare("features", target, case[f"output/{name}.target_normpix"])
+        image = unpatchify(case[f"input/{name}.tokens"], patch_size, 3)
+        case.compare("features", image, case[f"output/{name}.unpatchify"])
+
+
+def check_preprocess(case: Case) -> None:
+    mean, std = ([value / 255 for value in case.sidecar["fields"][key]] for key in ("mean", "std"))
+    normalize = Normalize(mean, std)
+    for view in (0, 1):
+        case.compare("features", normalize(case[f"input/raw.{view}"].flip(1)), case[f"output/selfsup.{view}"])
+    case.compare("features", normalize(case["input/raw.0"]), case["output/selfsup_rgb.0"])
+
+
+# by the part's type, and by its name where it has none
+PARTS = {
+    "CosineSimilarityLoss": check_cosine_loss,
+    "ContrastiveHead": check_contrastive_head,
+    "CrossCorrelationLoss": check_cross_correlation_loss,
+    "DenseCLNeck": check_densecl_neck,
+    "LatentCrossCorrelationHead": check_cross_correlation_head,
+    "LatentPredictHead": check_latent_predict_head,
+    "LinearNeck": check_moco_neck,
+    "MAEPretrainDecoder": check_mae_decoder,
+    "MAEPretrainHead": check_mae_head,
+    "MAEReconstructionLoss": check_mae_head,
+    "MoCoV2Neck": check_moco_neck,
+    "MoCoV3Head": check_mocov3_head,
+    "NonLinearNeck": check_nonlinear_neck,
+    "ResNet": check_resnet,
+    "SwAVHead": check_swav_loss,
+    "SwAVLoss": check_swav_loss,
+    "SwAVNeck": check_swav_neck,
+    "cosine_ema": check_cosine_ema,
+    "ema_constant": check_constant_ema,
+    "mmcls.VisionTransformer": check_vit,
+    "patchify": check_patchify,
+    "pos_embed": check_position_embedding,
+    "preprocess": check_preprocess,
+    "sinkhorn": check_sinkhorn,
+}
