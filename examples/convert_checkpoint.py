@@ -29,7 +29,8 @@ class ConversionArguments:
         default=None, metadata={"help": "Changes to the recipe's model: name=value,backbone_config.name=value,..."}
     )
     encoder_only: bool = field(
-        default=False, metadata={"help": "The checkpoint holds the backbone alone; the rest is newly initialised."}
+        default=False,
+        metadata={"help": "The checkpoint lacks neck, head, teacher or queue; what it lacks is newly initialised."},
     )
 
 
@@ -39,7 +40,8 @@ def main():
     torch.manual_seed(0)  # of what is newly initialised
     config = load_recipe(args.recipe).build_config(args.config_overrides)
     model = AutoModelForPreTraining.from_config(config)
-    load_foreign_checkpoint(model, args.checkpoint, args.source, new=("neck.", "head.") if args.encoder_only else ())
+    new = ("neck.", "head.", "teacher.", "memory.") if args.encoder_only else ()
+    load_foreign_checkpoint(model, args.checkpoint, args.source, new=new)
     image_processor = build_image_processor(config.image_size, config.image_mean, config.image_std)
     save_for_sharing(model, image_processor, args.output_dir)
     print(f"the model is in {args.output_dir}")

@@ -9,9 +9,9 @@ from ssl_hub import DenseCLConfig, DenseCLForImageClassification, DenseCLModel
 class TestDenseCL(JointEmbeddingTests):
     config_class, model_class, classifier_class = DenseCLConfig, DenseCLModel, DenseCLForImageClassification
 
-    tiny = {"projection_hidden_size": 32, "projection_size": 16, "queue_size": 512, "momentum": 0.99}
-    # The queue begins with random keys, which are easily told apart.
-    learning_rate, first_step, training_steps, loss_ratio = 1e-3, 16, 80, 0.98
+    tiny = {"projection_hidden_size": 32, "projection_size": 16, "queue_size": 128, "momentum": 0.999}
+    # The queues begin with random keys, which are easily told apart.
+    first_step, training_steps, loss_ratio = 12, 60, 0.97
 
     def test_two_queues(self):
         model = self.model().train()

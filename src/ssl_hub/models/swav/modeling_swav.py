@@ -31,7 +31,8 @@ def sinkhorn(scores: torch.Tensor, epsilon: float, iterations: int) -> torch.Ten
     assignments = (scores / epsilon).exp()
     assignments /= sum_(assignments.sum())
     for _ in range(iterations):
-        assignments /= sum_(assignments.sum(dim=0)) * scores.shape[1]
+        # A prototype that no sample comes near can underflow to nothing; it stays so instead of becoming NaN.
+        assignments /= sum_(assignments.sum(dim=0)).clamp(min=1e-12) * scores.shape[1]
         assignments /= assignments.sum(dim=1, keepdim=True) * num_samples
     return assignments * num_samples
 
