@@ -13,10 +13,13 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "SSLConfig": "configuration_utils",
+    "JointEmbeddingConfig": "configuration_utils",
     "SSLModel": "modeling_utils",
+    "JointEmbeddingModel": "modeling_utils",
     "SSLForImageClassification": "modeling_utils",
     "SSLLossOutput": "modeling_outputs",
     "ReconstructionOutput": "modeling_outputs",
+    "ProjectionOutput": "modeling_outputs",
     "MAEConfig": "models.mae.configuration_mae",
     "MAEModel": "models.mae.modeling_mae",
     "MAEForImageClassification": "models.mae.modeling_mae",

@@ -176,6 +176,7 @@ class JointEmbeddingModel(SSLModel):
     """
 
     num_views = 2
+    supports_loss_chunks = True
     # Images whose activations are held at once in `mode="loss"`; all of them when None.
     loss_chunk_size: int | None = None
 

@@ -50,4 +50,5 @@ class TestDenseCL(JointEmbeddingTests):
             model(self.images(), mode="loss")
 
     def test_chunks_give_the_exact_gradient(self):
-        """DenseCL's negatives come from queues: its batch can be split by gradient accumulation instead."""
+        """DenseCL's negatives come from queues, so the trainer refuses --loss_chunk_size for it."""
+        assert not self.model().supports_loss_chunks

@@ -26,7 +26,7 @@ from ..evaluation.label_free import embedding_std, rankme
 from ..hub.model_card import build_model_card
 from ..hub.publishing import publish, save_for_sharing
 from ..modeling_outputs import ReconstructionOutput
-from ..modeling_utils import JointEmbeddingModel, SSLModel
+from ..modeling_utils import SSLModel
 from ..visualization.curves import plot_training_curves
 from ..visualization.reconstruction import plot_reconstruction
 from .arguments import PretrainingArguments
@@ -118,7 +118,7 @@ class SSLTrainer:
         if self.accelerator.num_processes > 1 and model.sync_batchnorm:
             synchronize_batchnorm(model, self.accelerator.device)
         if args.loss_chunk_size is not None:
-            if not isinstance(model, JointEmbeddingModel):
+            if not getattr(model, "supports_loss_chunks", False):
                 raise ValueError(
                     f"--loss_chunk_size is for algorithms that compare the images of a batch; {type(model).__name__} "
                     "does not, so --gradient_accumulation_steps does the same for it"

@@ -46,6 +46,7 @@ class DenseCLModel(JointEmbeddingModel):
 
     config_class = DenseCLConfig
     sync_batchnorm = False  # keys are shuffled over the processes instead
+    supports_loss_chunks = False  # its negatives come from the queues, so smaller batches do
 
     def __init__(self, config: DenseCLConfig):
         super().__init__(config)

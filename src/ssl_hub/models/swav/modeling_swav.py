@@ -7,6 +7,7 @@ from itertools import groupby
 
 import torch
 from torch import nn
+from transformers import initialization as init
 
 from ...distributed import gather, num_processes, process_index, sum_
 from ...modeling_outputs import SSLLossOutput
@@ -103,8 +104,8 @@ class SwAVModel(JointEmbeddingModel):
     def _init_weights(self, module):
         super()._init_weights(module)
         if isinstance(module, SwAVQueue):
-            module.vectors.zero_()
-            module.filling.zero_()
+            init.zeros_(module.vectors)
+            init.zeros_(module.filling)
 
     def loss(self, pixel_values: list[torch.Tensor]) -> SSLLossOutput:
         """`mode="loss"`: the cross entropy between the assignments of the large crops and the other crops' predictions.
