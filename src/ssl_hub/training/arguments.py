@@ -9,6 +9,8 @@ from transformers import HfArgumentParser, SchedulerType
 
 from .recipes import Recipe, load_recipe
 
+PRECISIONS = ["no", "fp16", "bf16"]
+
 
 @dataclass
 class ModelArguments:
@@ -97,7 +99,10 @@ class PretrainingArguments:
     adam_epsilon: float = field(default=1e-8, metadata={"help": "Of AdamW."})
     max_grad_norm: float | None = field(default=None, metadata={"help": "Clip the gradient to this norm."})
 
-    mixed_precision: str = field(default="no", metadata={"help": "Autocast.", "choices": ["no", "fp16", "bf16"]})
+    mixed_precision: str | None = field(
+        default=None,
+        metadata={"help": "Autocast: no, fp16 or bf16; by default what accelerate was told.", "choices": PRECISIONS},
+    )
     loss_chunk_size: int | None = field(
         default=None,
         metadata={
@@ -139,7 +144,7 @@ class PretrainingArguments:
                 raise ValueError(f"--{name} must be at least 1, got {value}")
         if self.num_train_epochs <= 0:
             raise ValueError(f"--num_train_epochs must be positive, got {self.num_train_epochs}")
-        if self.mixed_precision not in ("no", "fp16", "bf16"):
+        if self.mixed_precision not in (None, *PRECISIONS):
             raise ValueError(f"--mixed_precision must be no, fp16 or bf16, got {self.mixed_precision!r}")
         if self.optim not in ("adamw", "sgd", "lars"):
             raise ValueError(f"--optim must be adamw, sgd or lars, got {self.optim!r}")

@@ -568,9 +568,10 @@ class SSLTrainer:
         names = (
             "seed num_train_epochs max_train_steps optim learning_rate base_learning_rate lr_scheduler_type min_lr_rate "
             "lr_milestones warmup_epochs warmup_steps weight_decay decay_norm_and_bias norm_and_bias_lr_scale "
-            "sgd_momentum adam_beta1 adam_beta2 adam_epsilon max_grad_norm loss_chunk_size mixed_precision"
+            "sgd_momentum adam_beta1 adam_beta2 adam_epsilon max_grad_norm loss_chunk_size"
         )
         return {name: getattr(self.args, name) for name in names.split()} | {
+            "mixed_precision": self.accelerator.mixed_precision,
             "global_batch_size": self.global_batch_size,
             "num_processes": self.accelerator.num_processes,
             "total_steps": self.total_steps,
