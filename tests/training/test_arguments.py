@@ -16,7 +16,7 @@ def test_defaults_come_from_the_recipe_and_give_way_to_the_command_line():
 def test_train_dir_replaces_the_dataset_of_the_recipe():
     _, _, data_args, args = parse_arguments([*DIGITS, "--train_dir", "images"])
     assert (data_args.dataset_name, data_args.train_dir, data_args.eval_split) == (None, "images", None)
-    assert args.max_train_steps == 2000
+    assert args.max_train_steps == 2500
     _, _, data_args, _ = parse_arguments([*DIGITS, "--train_dir=images", "--eval_split=val"])
     assert (data_args.dataset_name, data_args.eval_split) == (None, "val")
 
