@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from ssl_hub.evaluation.label_free import embedding_std, rankme
+from ssl_hub.evaluation.label_free import describe_collapse, embedding_std, rankme
 
 
 def test_embedding_std_of_known_features():
@@ -34,3 +34,9 @@ def test_bad_input(metric):
         metric(torch.full((3, 2), float("nan")))
     with pytest.raises(ValueError, match=r"\(0, 2\)"):
         metric(torch.ones(0, 2))
+
+
+def test_a_collapse_is_described_and_health_is_not():
+    assert describe_collapse(0.1, 5.0, 64) is None
+    text = describe_collapse(0.004, 1.2, 64)
+    assert "collapsed" in text and "embedding_std 0.0040 of 1" in text and "1.2 of 64" in text

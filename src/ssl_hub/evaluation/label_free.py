@@ -47,3 +47,22 @@ def rankme(features: Tensor) -> float:
         return 0.0
     p = singular_values / singular_values.sum() + _RANKME_EPSILON
     return torch.exp(-(p * p.log()).sum()).item()
+
+
+def describe_collapse(std: float, rank: float, num_features: int) -> str | None:
+    """Says in words that features have collapsed, and the usual causes; None if they have not.
+
+    Args:
+        std: what `embedding_std` gives; features of healthy models are far above 0.02, those of an untrained network
+            at about 0.1.
+        rank: what `rankme` gives.
+        num_features: D.
+    """
+    if std >= 0.02:
+        return None
+    return (
+        f"the features have collapsed: all images get nearly the same vector (embedding_std {std:.4f} of 1, effective "
+        f"rank {rank:.1f} of {num_features}). Usual causes: too high a learning rate or too short a warm-up, no weight "
+        "decay or far too much of it, a batch too small for BatchNorm, views that show too little of an image, a "
+        "teacher's momentum that is too low."
+    )

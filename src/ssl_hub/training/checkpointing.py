@@ -13,6 +13,7 @@ The state of the random generators is not among them: the trainer seeds them ane
 
 import hashlib
 import json
+import logging
 import re
 import shutil
 from pathlib import Path
@@ -22,6 +23,8 @@ from safetensors.torch import load_file, load_model, save_file
 from transformers import BaseImageProcessor
 
 from ..modeling_utils import SSLModel
+
+logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 
@@ -105,6 +108,73 @@ def verify_checkpoint(checkpoint: Path) -> None:
             raise DamagedCheckpointError(f"{path} is missing")
         if _fingerprint(path) != expected:
             raise DamagedCheckpointError(f"{path} is not what was written: cut off or changed")
+
+
+def find_checkpoint(output_dir: Path, asked: str | None) -> Path | None:
+    """The checkpoint to go on from.
+
+    Args:
+        asked: a checkpoint's folder, or "latest" for the last whole one in `output_dir`, if there is any at all.
+
+    Raises:
+        DamagedCheckpointError: the checkpoint asked for is not whole, or none of those in `output_dir` is.
+    """
+    if asked is None:
+        return None
+    if asked != "latest":
+        verify_checkpoint(Path(asked))
+        return Path(asked)
+    checkpoints = list_checkpoints(output_dir)
+    for candidate in reversed(checkpoints):
+        try:
+            verify_checkpoint(candidate)
+            return candidate
+        except DamagedCheckpointError as error:
+            logger.warning("not resuming from %s: %s", candidate.name, error)
+    if checkpoints:
+        raise DamagedCheckpointError(
+            f"none of the {len(checkpoints)} checkpoints in {output_dir} is whole; to begin anew, give another "
+            "--output_dir"
+        )
+    logger.info("no checkpoint in %s yet: beginning a new run", output_dir)
+    return None
+
+
+def check_output_dir(output_dir: Path, asked: str | None) -> None:
+    """Another run's results are never written over: raises `FileExistsError` if there are any to go on from or keep.
+
+    Args:
+        asked: as for `find_checkpoint`.
+    """
+    traces = [name for name in ("metrics.jsonl", "model.safetensors") if (output_dir / name).exists()]
+    checkpoints = [path.name for path in list_checkpoints(output_dir)]
+    goes_on = asked == "latest" or (asked is not None and Path(asked).resolve().parent == output_dir.resolve())
+    if (traces or checkpoints) and not goes_on:
+        raise FileExistsError(
+            f"{output_dir} already holds a run ({', '.join([*traces, *checkpoints][:4])}): go on with it by "
+            "--resume_from_checkpoint latest, or give another --output_dir"
+        )
+    if "model.safetensors" in traces and not checkpoints:
+        raise FileExistsError(
+            f"{output_dir} holds a finished model but no checkpoint to go on from: give another --output_dir, "
+            "and --model_name_or_path to begin from its weights"
+        )
+
+
+def cut_metrics(path: Path, step: int) -> None:
+    """Drops what a killed run logged after the step that this one goes on from, a half-written line too."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if step > 0 and json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except ValueError:
+            break
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text("".join(kept))
+    unfinished.replace(path)
 
 
 def list_checkpoints(output_dir: Path) -> list[Path]:

@@ -22,7 +22,7 @@ from ..data.views import build_views
 from ..distributed import synchronize_batchnorm
 from ..evaluation.features import extract_features
 from ..evaluation.knn import knn_accuracy
-from ..evaluation.label_free import embedding_std, rankme
+from ..evaluation.label_free import describe_collapse, embedding_std, rankme
 from ..hub.model_card import build_model_card
 from ..hub.publishing import publish, save_for_sharing
 from ..modeling_outputs import ReconstructionOutput
@@ -31,20 +31,17 @@ from ..visualization.curves import plot_training_curves
 from ..visualization.reconstruction import plot_reconstruction
 from .arguments import PretrainingArguments
 from .checkpointing import (
-    DamagedCheckpointError,
+    check_output_dir,
+    cut_metrics,
+    find_checkpoint,
     list_checkpoints,
     load_checkpoint,
     remove_leftovers,
     save_checkpoint,
-    verify_checkpoint,
 )
 from .optimization import build_optimizer, build_scheduler
 
 logger = logging.getLogger(__name__)
-
-
-# Features of healthy models are far above, those of an untrained network about 0.1.
-COLLAPSED_STD = 0.02
 
 
 class NonFiniteLossError(RuntimeError):
@@ -97,7 +94,8 @@ class SSLTrainer:
                 f"--report_to {args.report_to}: install what is missing (pip install {names}) or leave it out"
             )
         self.is_main = self.accelerator.is_main_process
-        self._check_output_dir()
+        check_output_dir(self.output_dir, args.resume_from_checkpoint)
+        self.accelerator.wait_for_everyone()  # nobody writes before everybody has looked
 
         self.image_processor = build_image_processor(
             model.config.image_size, model.config.image_mean, model.config.image_std, args.eval_crop_ratio
@@ -292,14 +290,9 @@ class SSLTrainer:
         if self.is_main:
             values = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
             tqdm.write(f"step {self.step}: {values} ({time.perf_counter() - start:.1f} s)")
-            if self.step > 0 and metrics["embedding_std"] < COLLAPSED_STD:
-                logger.warning(
-                    "the features have collapsed: all images get nearly the same vector (embedding_std %.4f of 1, "
-                    "effective rank %.1f of %d). Usual causes: too high a learning rate or too short a warm-up, no "
-                    "weight decay or far too much of it, a batch too small for BatchNorm, views that show too little "
-                    "of an image, a teacher's momentum that is too low.",
-                    *(metrics["embedding_std"], metrics["rankme"], features.shape[1]),
-                )
+            warning = describe_collapse(metrics["embedding_std"], metrics["rankme"], features.shape[1])
+            if warning is not None and self.step > 0:
+                logger.warning(warning)
         self.interval_start += time.perf_counter() - start  # images/s is that of training
 
     def _features(self, dataset: datasets.Dataset) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -333,45 +326,19 @@ class SSLTrainer:
 
     def _start(self) -> None:
         """Resumes, or begins a new run."""
-        checkpoint = self._find_checkpoint()
+        checkpoint = find_checkpoint(self.output_dir, self.args.resume_from_checkpoint)
         if checkpoint is not None:
             self._resume(checkpoint)
         if self.is_main:
             self.output_dir.mkdir(parents=True, exist_ok=True)
             if later := remove_leftovers(self.output_dir, self.step):
                 logger.warning("going on from step %d, so removed %s", self.step, ", ".join(p.name for p in later))
-            self._cut_metrics()
+            cut_metrics(self.metrics_path, self.step)
         self.accelerator.wait_for_everyone()
         plain = {key: value for key, value in vars(self.args).items() if isinstance(value, int | float | str)}
         self.accelerator.init_trackers("ssl_hub", config=plain)
         if self.step == 0:
             self._evaluate()
-
-    def _find_checkpoint(self) -> Path | None:
-        asked = self.args.resume_from_checkpoint
-        if asked is None:
-            return None
-        whole = None
-        if asked != "latest":
-            verify_checkpoint(Path(asked))
-            return Path(asked)
-        checkpoints = list_checkpoints(self.output_dir)
-        for candidate in reversed(checkpoints):
-            try:
-                verify_checkpoint(candidate)
-            except DamagedCheckpointError as error:
-                logger.warning("not resuming from %s: %s", candidate.name, error)
-            else:
-                whole = candidate
-                break
-        if whole is None and checkpoints:
-            raise DamagedCheckpointError(
-                f"none of the {len(checkpoints)} checkpoints in {self.output_dir} is whole; to begin anew, give another "
-                "--output_dir"
-            )
-        if whole is None:
-            logger.info("no checkpoint in %s yet: beginning a new run", self.output_dir)
-        return whole
 
     def _resume(self, checkpoint: Path) -> None:
         state = load_checkpoint(checkpoint, self.model, self.optimizer)
@@ -395,21 +362,6 @@ class SSLTrainer:
             logger.warning("the resumed run differs from the one that wrote %s: %s", checkpoint, "; ".join(changed))
         if self.is_main:
             tqdm.write(f"resuming from {checkpoint}: step {self.step} of {self.total_steps}")
-
-    def _cut_metrics(self) -> None:
-        """Drops what a killed run logged after the checkpoint that this one goes on from, a half-written line too."""
-        if not self.metrics_path.exists():
-            return
-        kept = []
-        for line in self.metrics_path.read_text().splitlines():
-            try:
-                if self.step > 0 and json.loads(line)["step"] <= self.step:
-                    kept.append(line + "\n")
-            except ValueError:
-                break
-        unfinished = self.metrics_path.with_suffix(".unfinished")
-        unfinished.write_text("".join(kept))
-        unfinished.replace(self.metrics_path)
 
     def _save_checkpoint(self) -> None:
         self._check_finite()
@@ -510,24 +462,6 @@ class SSLTrainer:
             raise ValueError(
                 "the kNN evaluation needs the training images by index: leave --streaming or the split out"
             )
-
-    def _check_output_dir(self) -> None:
-        """Another run's results are never written over."""
-        traces = [name for name in ("metrics.jsonl", "model.safetensors") if (self.output_dir / name).exists()]
-        checkpoints = [path.name for path in list_checkpoints(self.output_dir)]
-        asked = self.args.resume_from_checkpoint
-        goes_on = asked == "latest" or (asked is not None and Path(asked).resolve().parent == self.output_dir.resolve())
-        if (traces or checkpoints) and not goes_on:
-            raise FileExistsError(
-                f"{self.output_dir} already holds a run ({', '.join([*traces, *checkpoints][:4])}): go on with it by "
-                "--resume_from_checkpoint latest, or give another --output_dir"
-            )
-        if "model.safetensors" in traces and not checkpoints:
-            raise FileExistsError(
-                f"{self.output_dir} holds a finished model but no checkpoint to go on from: give another --output_dir, "
-                "and --model_name_or_path to begin from its weights"
-            )
-        self.accelerator.wait_for_everyone()  # nobody writes before everybody has looked
 
     def _plan_steps(self) -> None:
         args = self.args
