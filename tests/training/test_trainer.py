@@ -326,6 +326,12 @@ def test_another_run_is_not_written_over(tmp_path, trace):
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / "run" / trace]
 
 
+def test_an_algorithm_without_predict_trains_to_the_end(tmp_path, monkeypatch):
+    monkeypatch.delattr(modeling_mae.MAEModel, "predict")
+    build_trainer(tmp_path, max_train_steps=1).train()
+    assert (tmp_path / "README.md").is_file() and not (tmp_path / "reconstruction.png").exists()
+
+
 def test_a_model_without_checkpoints_is_not_written_over_by_latest(tmp_path):
     (tmp_path / "model.safetensors").write_text("precious")
     with pytest.raises(FileExistsError, match="no checkpoint to go on from.*--model_name_or_path"):
