@@ -43,7 +43,7 @@ class TestDenseCL(JointEmbeddingTests):
 
     def test_backbone_without_a_feature_map(self):
         model = self.model()
-        model.backbone.forward = lambda pixel_values: type(
+        model.backbone.forward = lambda pixel_values, **kwargs: type(
             "Outputs", (), {"last_hidden_state": torch.zeros(len(pixel_values), 32), "pooler_output": None}
         )
         with pytest.raises(ValueError, match="needs a backbone with a feature map"):

@@ -1,5 +1,6 @@
 """Backbones: any transformers vision model by its configuration, and one way to read what it returns."""
 
+import functools
 import inspect
 import math
 
@@ -49,9 +50,14 @@ def backbone_hidden_size(backbone: PreTrainedModel) -> int:
     return config.hidden_sizes[-1] if getattr(config, "hidden_sizes", None) else config.hidden_size
 
 
+@functools.cache
+def _interpolates_positions(backbone_class: type[PreTrainedModel]) -> bool:
+    return "interpolate_pos_encoding" in inspect.signature(backbone_class.forward).parameters
+
+
 def run_backbone(backbone: PreTrainedModel, pixel_values: torch.Tensor, **kwargs):
     """Calls a backbone; one with position embeddings for a size of its own interpolates them to the images'."""
-    if "interpolate_pos_encoding" in inspect.signature(backbone.forward).parameters:
+    if _interpolates_positions(type(backbone)):
         kwargs["interpolate_pos_encoding"] = True
     return backbone(pixel_values, **kwargs)
 
