@@ -27,6 +27,7 @@ from ssl_hub.distributed import (
     synchronize_batchnorm,
     unshuffle_batch,
 )
+from ssl_hub.lifecycle import Progress
 
 ALGORITHMS = {
     "barlowtwins": test_barlowtwins.TestBarlowTwins,
@@ -49,7 +50,6 @@ def build_model(name, with_resnet):
     overrides = {"backbone_config": BACKBONES["resnet"]} if with_resnet else {}
     model = ALGORITHMS[name]().model(**overrides).double().train()
     if name == "swav":  # with a full queue
-        model.memory.filling.fill_(True)
         model.memory.vectors = nn.functional.normalize(torch.randn_like(model.memory.vectors), dim=2)
     return model
 
@@ -62,7 +62,7 @@ def run_steps(model, name, part, module):
     inputs = {key: value[part] for key, value in test_class.loss_inputs(BATCH_SIZE).items()}
     for _ in range(2):
         module.zero_grad()
-        model.end_step(0.5)
+        model.end_step(Progress(1, 2))
         loss = module(images, mode="loss", **inputs).loss
         loss.backward()
     results = {f"grad/{n}": p.grad for n, p in model.named_parameters() if p.grad is not None}

@@ -21,7 +21,7 @@ class ModelArguments:
     )
     model_name_or_path: str | None = field(
         default=None,
-        metadata={"help": "Go on from these weights, a folder or a Hub id of the same algorithm, instead of new ones."},
+        metadata={"help": "Start from these weights, a folder or a Hub id of the same algorithm, instead of new ones."},
     )
 
     def __post_init__(self):
@@ -80,12 +80,16 @@ class PretrainingArguments:
     )
     lr_milestones: str | None = field(
         default=None,
-        metadata={"help": "Epochs, by comma, after which the learning rate is a tenth of what it was, instead."},
+        metadata={"help": "Epochs, by comma, after which the learning rate is multiplied by a factor, instead."},
     )
+    lr_milestone_factor: float = field(default=0.1, metadata={"help": "That factor."})
     warmup_epochs: float = field(default=0.0, metadata={"help": "Epochs of linear warm-up."})
     warmup_steps: int | None = field(default=None, metadata={"help": "Steps of warm-up, instead of epochs."})
     optim: str = field(default="adamw", metadata={"help": "Optimizer.", "choices": ["adamw", "sgd", "lars"]})
     weight_decay: float = field(default=0.05, metadata={"help": "Not of biases, norms and tokens."})
+    weight_decay_end: float | None = field(
+        default=None, metadata={"help": "Where the weight decay goes by a cosine over the run; constant by default."}
+    )
     decay_norm_and_bias: bool = field(
         default=False,
         metadata={"help": "Treat biases, norms and tokens as all others: weight decay, LARS' adaptation."},
@@ -144,6 +148,11 @@ class PretrainingArguments:
                 raise ValueError(f"--{name} must be at least 1, got {value}")
         if self.num_train_epochs <= 0:
             raise ValueError(f"--num_train_epochs must be positive, got {self.num_train_epochs}")
+        if self.weight_decay_end is not None and (self.weight_decay <= 0 or self.weight_decay_end < 0):
+            raise ValueError(
+                "--weight_decay_end is where a positive --weight_decay goes, 0 or more; got "
+                f"{self.weight_decay_end} from {self.weight_decay}"
+            )
         if self.mixed_precision not in (None, *PRECISIONS):
             raise ValueError(f"--mixed_precision must be no, fp16 or bf16, got {self.mixed_precision!r}")
         if self.optim not in ("adamw", "sgd", "lars"):

@@ -10,7 +10,7 @@ import yaml
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from ..configuration_utils import SSLConfig
-from ..models.auto import ALGORITHMS
+from ..registry import ALGORITHMS
 
 SECTIONS = {"extends": str, "model": dict, "views": list, "training": dict}
 

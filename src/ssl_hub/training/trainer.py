@@ -39,7 +39,7 @@ from .checkpointing import (
     remove_leftovers,
     save_checkpoint,
 )
-from .optimization import build_optimizer, build_scheduler
+from .optimization import Schedule, build_optimizer, describe_groups, drop_frozen_gradients
 
 logger = logging.getLogger(__name__)
 
@@ -129,8 +129,9 @@ class SSLTrainer:
         # Moved before the optimizer is made, which takes the parameters as they are.
         model.to(self.accelerator.device)
         self.model = model
+        model.begin_run(None if self._is_streamed() else len(train_dataset))
         self.optimizer = build_optimizer(model, args, self.global_batch_size)
-        self.scheduler = build_scheduler(self.optimizer, args, self.total_steps, self.steps_per_epoch)
+        self.schedule = Schedule(self.optimizer, args, self.total_steps, self.steps_per_epoch)
         self.prepared_model, self.prepared_optimizer = self.accelerator.prepare(model, self.optimizer)
 
         self.identity = self._identity()  # before a save, which completes the model's configuration
@@ -162,9 +163,11 @@ class SSLTrainer:
         self.interval_start, self.interval_images = time.perf_counter(), 0
         while self.step < self.total_steps:
             if self.step_in_epoch == 0:
-                self._seed(self.epoch, stream=1)
-                self.model.begin_epoch(self.epoch, lambda: self._features(self.train_dataset)[0])
-            self.loader.batch_sampler.set_epoch(self.epoch, self.step_in_epoch * self.args.gradient_accumulation_steps)
+                self._seed(self.epoch, stream=1, by_process=False)
+                self.sampling_weights = self.model.begin_epoch(self._progress(), self._feature_table)
+            self.loader.batch_sampler.set_epoch(
+                self.epoch, self.step_in_epoch * self.args.gradient_accumulation_steps, self.sampling_weights
+            )
             batches = iter(self.loader)
             started_at = self.step
             while self.step < self.total_steps:
@@ -190,6 +193,8 @@ class SSLTrainer:
     # One step
 
     def _train_step(self, micro_batches: list[dict]) -> None:
+        self.schedule.apply(self._progress())
+        self.model.begin_step(self._progress())
         self._seed(self.step, stream=0)
         last = len(micro_batches) - 1
         for number, batch in enumerate(micro_batches):
@@ -208,12 +213,12 @@ class SSLTrainer:
         if self.args.max_grad_norm is not None:
             norm = self.accelerator.clip_grad_norm_(self.prepared_model.parameters(), self.args.max_grad_norm)
             self.interval["grad_norm"] = self.interval.get("grad_norm", 0.0) + norm.detach().double()
+        drop_frozen_gradients(self.optimizer, self._progress())
         self.prepared_optimizer.step()
         self.prepared_optimizer.zero_grad()
-        self.scheduler.step()
         self.step += 1
         self.step_in_epoch += 1
-        self.model.end_step(self.step / self.total_steps)
+        self.model.end_step(self._progress())
 
     def _backward(self, pixel_values: list[torch.Tensor], num_micro_batches: int) -> dict[str, torch.Tensor]:
         inputs = pixel_values[0] if len(pixel_values) == 1 else pixel_values
@@ -246,7 +251,7 @@ class SSLTrainer:
         steps = self.step - self.last_logged_step
         values = self.accelerator.reduce(torch.stack(list(self.interval.values())), reduction="mean")
         metrics = {name: value / steps for name, value in zip(self.interval, values.tolist(), strict=True)}
-        metrics["learning_rate"] = self.scheduler.get_last_lr()[0]
+        metrics["learning_rate"] = self.optimizer.param_groups[0]["lr"]
         metrics["epoch"] = self._fractional_epoch()
         metrics["images_per_second"] = self.interval_images / (time.perf_counter() - self.interval_start)
         self._log(metrics)
@@ -348,7 +353,6 @@ class SSLTrainer:
         self.interval = {
             name: torch.tensor(value, dtype=torch.double, device=device) for name, value in state["interval"].items()
         }
-        self.scheduler.load_state_dict(state["scheduler"])
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.unreadable = set(state["unreadable"])
@@ -381,7 +385,6 @@ class SSLTrainer:
                 "last_logged_step": self.last_logged_step,
                 "last_evaluation": self.last_evaluation,
                 "interval": interval,
-                "scheduler": self.scheduler.state_dict(),
                 "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else None,
                 "unreadable": sorted(self.unreadable),
                 "identity": self.identity,
@@ -514,6 +517,6 @@ class SSLTrainer:
             "total_steps": self.total_steps,
         }
 
-    def _seed(self, number: int, stream: int) -> None:
-        entropy = [self.args.seed, stream, number, self.accelerator.process_index]
+    def _seed(self, number: int, stream: int, by_process: bool = True) -> None:
+        entropy = [self.args.seed, stream, number, self.accelerator.process_index * by_process]
         torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]))

@@ -142,7 +142,6 @@ class MAEModel(SSLModel):
     """MAE (arXiv 2111.06377): `backbone` encodes the visible patches, `neck` decodes all of them, `head` is the loss."""
 
     config_class = MAEConfig
-    no_weight_decay = ("cls_token", "mask_token")
 
     def __init__(self, config: MAEConfig):
         super().__init__(config)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from ...distributed import num_processes, shuffle_batch, unshuffle_batch
+from ...lifecycle import Progress
 from ...modeling_outputs import SSLLossOutput
 from ...modeling_utils import JointEmbeddingModel, SSLForImageClassification
 from ...modules.losses import normalize, queue_contrast
@@ -66,8 +67,8 @@ class MoCoModel(JointEmbeddingModel):
         shuffled, order = shuffle_batch(pixel_values)
         return unshuffle_batch(normalize(self.teacher_project(shuffled)), order)
 
-    def end_step(self, progress: float) -> None:
-        self.teacher.follow(self, self.config.momentum)
+    def end_step(self, progress: Progress) -> None:
+        self.teacher.follow(self, self.config.teacher_momentum)
 
 
 class MoCoForImageClassification(SSLForImageClassification):
