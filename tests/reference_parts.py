@@ -276,7 +276,8 @@ def check_mae_decoder(case: Case) -> None:
     latent, ids_restore = case["input/latent"].requires_grad_(), case["input/ids_restore"]
     # row `restore < V` of the shuffled sequence belongs to that patch
     visible = ids_restore.argsort(dim=1)[:, : latent.shape[1] - 1]
-    output = decoder(latent, visible)
+    grid_size = 2 * (int(fields["num_patches"] ** 0.5),)
+    output = decoder(latent, visible, grid_size)
     (output * case["input/cotangent.out"]).sum().backward()
     case.compare("features", output, case["output/train.out"])
     case.compare("gradients", latent.grad, case["grad/input.latent"])

@@ -7,6 +7,7 @@ single losses, necks, heads, ... One line a case gives the worst relative error 
 of the state after a step. Exits with 1 if a supported case is off by more than 1e-5, or if there is no supported case.
 """
 
+import math
 import sys
 from pathlib import Path
 
@@ -18,9 +19,9 @@ from transformers import AutoModel
 import ssl_hub  # noqa: F401 - registers the algorithms
 from ssl_hub.conversion import mmselfsup
 from ssl_hub.conversion.state_dicts import load_strictly
+from ssl_hub.lifecycle import cosine_ramp
 from ssl_hub.models.mae.modeling_mae import MAEModel
 from ssl_hub.modules.masking import patchify, visible_patch_indices
-from ssl_hub.lifecycle import cosine_ramp
 
 TOLERANCE = 1e-5
 
@@ -48,7 +49,8 @@ def check_mae(case: Case) -> None:
     order = torch.cat([torch.zeros_like(order[:, :1]), order + 1], dim=1)
     expected = torch.stack([tokens[index] for tokens, index in zip(expected, order, strict=True)])
     case.compare("features", latent, expected)
-    prediction = model.neck(latent, visible)
+    side = math.isqrt(mask.shape[1])
+    prediction = model.neck(latent, visible, (side, side))
     case.compare("features", prediction, case["output/tensor"])
     if "output/target" in case:
         pixels = patchify(pixel_values, model.head.patch_size)

@@ -12,12 +12,13 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 from transformers.utils import ModelOutput, can_return_tuple
 
-from .configuration_utils import JointEmbeddingConfig, SSLConfig
+from .configuration_utils import JointEmbeddingConfig, MaskedImageConfig, SSLConfig
 from .distributed import check_batch_for_batchnorm
 from .lifecycle import FeatureTable, ParameterRule, Progress
-from .modeling_outputs import ProjectionOutput, SSLLossOutput
+from .modeling_outputs import ProjectionOutput, ReconstructionOutput, SSLLossOutput
 from .modules.backbones import backbone_hidden_size, build_backbone, pool_features, run_backbone
 from .modules.losses import normalize
+from .modules.masking import aligned_patch_mask, blockwise_patch_mask, pixel_mask, random_patch_mask
 from .modules.memories import Queue
 
 MODES = ("tensor", "loss", "predict")
@@ -204,6 +205,58 @@ class SSLModel(SSLPreTrainedModel):
 
     def end_step(self, progress: Progress) -> None:
         """Called after every optimizer step, which `progress.step` counts already."""
+
+
+class MaskedImageModel(SSLModel):
+    """Base of the algorithms that reconstruct masked patches of an image; `config` says how masks are drawn."""
+
+    config: MaskedImageConfig
+
+    def _grid_size(self, pixel_values: torch.Tensor) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        self._check_pixel_values(pixel_values)
+        height, width = pixel_values.shape[-2:]
+        unit = self.config.mask_unit * self.config.patch_size
+        if height % unit != 0 or width % unit != 0:
+            raise ValueError(
+                f"height and width of the images must be multiples of {unit} pixels, the side of a "
+                f"{'cell' if self.config.mask_kind == 'aligned' else 'patch'}; got {height} x {width}"
+            )
+        return height // self.config.patch_size, width // self.config.patch_size
+
+    def _patch_mask(self, pixel_values: torch.Tensor, bool_masked_pos: torch.Tensor | None) -> torch.Tensor:
+        """The mask `(batch_size, num_patches)` that is given, or one that is drawn."""
+        config, (rows, columns) = self.config, self._grid_size(pixel_values)
+        batch_size, num_patches = len(pixel_values), rows * columns
+        if bool_masked_pos is not None:
+            if bool_masked_pos.shape != (batch_size, num_patches):
+                raise ValueError(
+                    f"bool_masked_pos must have the shape ({batch_size}, {num_patches}), one entry a patch; got "
+                    f"{tuple(bool_masked_pos.shape)}"
+                )
+            return bool_masked_pos.bool()
+        num_masked = config.num_masked_patches(num_patches)
+        if config.mask_kind == "aligned":
+            return aligned_patch_mask(batch_size, (rows, columns), num_masked, pixel_values.device, config.mask_unit)
+        if config.mask_kind == "blockwise":
+            return blockwise_patch_mask(batch_size, (rows, columns), num_masked, pixel_values.device)
+        return random_patch_mask(batch_size, num_patches, num_masked, pixel_values.device)
+
+    def _reconstruction_output(
+        self, pixel_values: torch.Tensor, prediction: torch.Tensor, mask: torch.Tensor
+    ) -> ReconstructionOutput:
+        """What `mode="predict"` returns, of normalised pixels `(B, C, H, W)` and a mask of patches."""
+        mean, std = (
+            torch.tensor(values, device=pixel_values.device)[:, None, None]
+            for values in (self.config.image_mean, self.config.image_std)
+        )
+        image = pixel_values.float() * std + mean
+        masked_pixels = pixel_mask(mask, self._grid_size(pixel_values), self.config.patch_size)
+        return ReconstructionOutput(
+            reconstruction=prediction.float() * std + mean,
+            masked_image=image.masked_fill(masked_pixels, 0.5),
+            mask=mask,
+        )
 
 
 class JointEmbeddingModel(SSLModel):

@@ -12,6 +12,7 @@ ALGORITHMS = {
     "moco": "MoCo",
     "mocov3": "MoCoV3",
     "simclr": "SimCLR",
+    "simmim": "SimMIM",
     "simsiam": "SimSiam",
     "swav": "SwAV",
 }
