@@ -189,7 +189,7 @@ class MAEModel(SSLModel):
         )
 
     def _reconstruct_patches(self, pixel_values, bool_masked_pos):
-        self._check_pixel_values(pixel_values)
+        self.check_pixel_values(pixel_values)
         image_size = self.config.image_size
         if pixel_values.shape[-2:] != (image_size, image_size):
             raise ValueError(
