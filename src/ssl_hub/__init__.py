@@ -71,6 +71,11 @@ _AUTO_MODULES = ("transformers.models.auto.configuration_auto", "transformers.mo
 
 def _register_configs():
     importlib.import_module(".models.auto", __name__).register_configs()
+    importlib.import_module(".configuration_utils", __name__).SSLConfig.push_model = staticmethod(_push_model)
+
+
+def _push_model(*args, **kwargs):
+    return importlib.import_module(".hub.publishing", __name__).push_model(*args, **kwargs)
 
 
 class _RegisterAfterImport(importlib.abc.MetaPathFinder):

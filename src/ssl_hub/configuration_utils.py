@@ -32,6 +32,8 @@ class SSLConfig(PreTrainedConfig):
     paper: ClassVar[str | None] = None
     # Set by models/auto.py; called with the configuration's class.
     register_models: ClassVar[Callable | None] = None
+    # Set by the package, which knows hub/ (it lies above the models): pushes a model, with `push_to_hub`'s arguments.
+    push_model: ClassVar[Callable | None] = None
 
     backbone_config: dict | PreTrainedConfig | None = None
     image_size: int | None = None

@@ -2,11 +2,14 @@
 
 import os
 import re
+from collections.abc import Sequence
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedConfig
+
+from ..configuration_utils import SSLConfig
 
 _METRIC_NAMES = {
     "knn_accuracy": "kNN accuracy",
@@ -17,7 +20,7 @@ _METRIC_NAMES = {
 
 
 def build_model_card(
-    config: PreTrainedConfig,
+    config: SSLConfig,
     *,
     recipe_name: str | None = None,
     dataset_name: str | None = None,
@@ -25,12 +28,13 @@ def build_model_card(
     metrics: list[dict],
     repo_id: str | None = None,
     license: str = "apache-2.0",
+    tags: Sequence[str] = (),
     has_reconstruction: bool = False,
 ) -> ModelCard:
     """A model card that states what was trained, on what, how, with which results, and how to load it.
 
     Args:
-        config: of the model; its class attribute `paper`, if there is one, is cited and linked by the arXiv id in it.
+        config: its class attribute `paper`, if it has one, is cited and linked by the arXiv id in it.
         recipe_name: the recipe that the run started from.
         dataset_name: named in the metadata too when it is a name on the Hub. Of a local path only the last part is
             shown.
@@ -38,6 +42,7 @@ def build_model_card(
         metrics: the records of `metrics.jsonl`; results are the last value of each metric.
         repo_id: "owner/name" on the Hub, used by the code that shows how to load the model.
         license: a license identifier of the Hub.
+        tags: for the metadata, besides the card's own.
         has_reconstruction: whether `reconstruction.png` lies beside the card. `curves.png` is taken to be there when
             `metrics` hold a loss.
     """
@@ -65,7 +70,7 @@ def build_model_card(
         # Not "transformers": the Hub would then show code that loads the root without `import ssl_hub`, and fails.
         library_name="ssl_hub",
         pipeline_tag="image-feature-extraction",
-        tags=["self-supervised-learning", "vision", config.model_type],
+        tags=list(dict.fromkeys(["self-supervised-learning", "vision", config.model_type, *tags])),
         datasets=[dataset_name] if is_hub_dataset else None,
         eval_results=eval_results,
         model_name=model_name if eval_results else None,
@@ -74,7 +79,7 @@ def build_model_card(
     sections = [
         f"# {model_name}",
         _introduction(config, shown_dataset),
-        _how_to_load(repo_id or "path/to/this/folder"),
+        _how_to_load(repo_id or "path/to/this/folder", config.backbone_config),
         _training(recipe_name, training_arguments),
         _results(final),
     ]
@@ -97,21 +102,23 @@ def _is_hub_dataset(name: str) -> bool:
     return True
 
 
-def _introduction(config: PreTrainedConfig, dataset: str | None) -> str:
+def _introduction(config: SSLConfig, dataset: str | None) -> str:
     text = f"A vision model pretrained without labels, by the algorithm `{config.model_type}`"
-    paper = getattr(config, "paper", None)
-    if paper:
-        arxiv_id = re.search(r"\d{4}\.\d{4,5}", paper)
-        text += f" ([{paper}](https://arxiv.org/abs/{arxiv_id[0]}))" if arxiv_id else f" ({paper})"
-    backbone_config = getattr(config, "backbone_config", None)
-    if backbone_config is not None:
-        text += f", with a `{backbone_config.model_type}` backbone"
+    if config.paper:
+        arxiv_id = re.search(r"\d{4}\.\d{4,5}", config.paper)
+        text += f" ([{config.paper}](https://arxiv.org/abs/{arxiv_id[0]}))" if arxiv_id else f" ({config.paper})"
+    text += f", with a `{config.backbone_config.model_type}` backbone"
     if dataset is not None:
         text += f", on the data set `{dataset}`"
     return text + "."
 
 
-def _how_to_load(name: str) -> str:
+def _how_to_load(name: str, backbone_config: PreTrainedConfig) -> str:
+    if type(backbone_config).__module__.startswith("transformers."):
+        backbone_text, backbone_import = "The backbone alone, a plain transformers model that needs no `ssl_hub`.", ""
+    else:
+        backbone_text = f"The backbone alone, a `{backbone_config.model_type}`, which is a model class of `ssl_hub`."
+        backbone_import = "import ssl_hub  # registers the backbone with the Auto classes\n"
     return f"""## How to use
 
 Features of an image, with `ssl_hub` installed:
@@ -127,16 +134,17 @@ inputs = image_processor(Image.open("image.jpg").convert("RGB"), return_tensors=
 features = model(**inputs).pooler_output  # (1, D)
 ```
 
-The backbone alone, a plain transformers model that needs no `ssl_hub`. Use its `last_hidden_state`: the pooling layer
-that transformers adds to some backbones, such as ViT, was not trained.
+{backbone_text} Use its `last_hidden_state`: the pooling layer that transformers adds to some backbones, such as ViT, was
+not trained.
 
 ```python
-from transformers import AutoModel
+{backbone_import}from transformers import AutoModel
 
 backbone = AutoModel.from_pretrained("{name}", subfolder="backbone")
 ```
 
-Going on with the training; the checkpoint holds the heads and all other state of the algorithm:
+To continue pretraining with the algorithm's own heads (`pixel_values` are the views of a batch, as the algorithm takes
+them):
 
 ```python
 import ssl_hub
