@@ -10,13 +10,7 @@ from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedConfig
 
 from ..configuration_utils import SSLConfig
-
-_METRIC_NAMES = {
-    "knn_accuracy": "kNN accuracy",
-    "linear_probe_accuracy": "linear probe accuracy",
-    "embedding_std": "embedding standard deviation (1: well spread, 0: collapsed)",
-    "rankme": "RankMe (effective rank)",
-}
+from ..evaluation.evaluators import METRICS
 
 
 def build_model_card(
@@ -39,7 +33,7 @@ def build_model_card(
         dataset_name: named in the metadata too when it is a name on the Hub. Of a local path only the last part is
             shown.
         training_arguments: shown as a table; credentials, folders, absolute paths and None are left out.
-        metrics: the records of `metrics.jsonl`; results are the last value of each metric.
+        metrics: the records of `metrics.jsonl`; results are the last value of each metric that an evaluator knows.
         repo_id: "owner/name" on the Hub, used by the code that shows how to load the model.
         license: a license identifier of the Hub.
         tags: for the metadata, besides the card's own.
@@ -54,16 +48,18 @@ def build_model_card(
     final = {key: value for record in metrics for key, value in record.items() if value is not None}
 
     eval_results = None
-    if "knn_accuracy" in final and shown_dataset is not None:
+    if shown_dataset is not None:
         eval_results = [
             EvalResult(
                 task_type="image-classification",
                 dataset_type=shown_dataset,
                 dataset_name=shown_dataset,
-                metric_type="accuracy",
-                metric_name=_METRIC_NAMES["knn_accuracy"],
-                metric_value=round(final["knn_accuracy"], 4),
+                metric_type=metric.hub_type,
+                metric_name=metric.title,
+                metric_value=round(final[name], 4),
             )
+            for name, metric in METRICS.items()
+            if metric.hub_type is not None and name in final
         ]
     data = ModelCardData(
         license=license,
@@ -72,7 +68,7 @@ def build_model_card(
         pipeline_tag="image-feature-extraction",
         tags=list(dict.fromkeys(["self-supervised-learning", "vision", config.model_type, *tags])),
         datasets=[dataset_name] if is_hub_dataset else None,
-        eval_results=eval_results,
+        eval_results=eval_results or None,
         model_name=model_name if eval_results else None,
     )
 
@@ -171,9 +167,9 @@ def _training(recipe_name: str | None, training_arguments: dict | None) -> str:
 
 def _results(final: dict) -> str:
     shown = {
-        name: f"{final[key]:.2%}" if key.endswith("accuracy") else f"{final[key]:.4g}"
-        for key, name in _METRIC_NAMES.items()
-        if key in final
+        f"{metric.title} {'↑' if metric.higher_is_better else '↓'}": metric.format(final[name])
+        for name, metric in METRICS.items()
+        if name in final
     }
     if "loss" in final:
         shown["last logged training loss"] = f"{final['loss']:.4g}"

@@ -290,7 +290,7 @@ class SSLTrainer:
         if self.is_main:
             values = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
             tqdm.write(f"step {self.step}: {values} ({time.perf_counter() - start:.1f} s)")
-            warning = describe_collapse(metrics["embedding_std"], metrics["rankme"], features.shape[1])
+            warning = describe_collapse(metrics["embedding_std"], metrics["rankme"])
             if warning is not None and self.step > 0:
                 logger.warning(warning)
         self.interval_start += time.perf_counter() - start  # images/s is that of training
