@@ -1,6 +1,7 @@
 """The base of every algorithm: three modes behind one `forward`, and the life-cycle hooks that a trainer calls."""
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
@@ -12,13 +13,19 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 from transformers.utils import ModelOutput, can_return_tuple
 
-from .configuration_utils import JointEmbeddingConfig, MaskedImageConfig, SSLConfig
+from .configuration_utils import JointEmbeddingConfig, MaskedPatchConfig, SSLConfig
 from .distributed import check_batch_for_batchnorm
 from .lifecycle import FeatureTable, ParameterRule, Progress
 from .modeling_outputs import ProjectionOutput, ReconstructionOutput, SSLLossOutput
 from .modules.backbones import backbone_hidden_size, build_backbone, pool_features, run_backbone
 from .modules.losses import normalize
-from .modules.masking import aligned_patch_mask, blockwise_patch_mask, pixel_mask, random_patch_mask
+from .modules.masking import (
+    aligned_patch_mask,
+    blockwise_patch_mask,
+    check_mask_shape,
+    draw_patches,
+    pixel_mask,
+)
 from .modules.memories import Queue
 
 MODES = ("tensor", "loss", "predict")
@@ -40,7 +47,8 @@ class SSLPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
 
-    def _check_pixel_values(self, pixel_values: torch.Tensor) -> None:
+    def check_pixel_values(self, pixel_values: torch.Tensor) -> None:
+        """Raises `ValueError` unless `pixel_values` are a batch of images `(B, C, H, W)` for this model."""
         channels = self.config.num_channels
         if pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
             raise ValueError(
@@ -50,7 +58,7 @@ class SSLPreTrainedModel(PreTrainedModel):
             )
 
     def _backbone_features(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
-        self._check_pixel_values(pixel_values)
+        self.check_pixel_values(pixel_values)
         # The backbone reads its own configuration; a user sets these on ours. Passed on only where they are asked for:
         # not every backbone takes both.
         for name in ("output_hidden_states", "output_attentions"):
@@ -97,7 +105,32 @@ class SSLModel(SSLPreTrainedModel):
         super().post_init()
         if hasattr(self, "teacher") and not any(parameter.is_meta for parameter in self.parameters()):
             self.teacher.follow(self, momentum=0.0)  # only now are student and teacher initialised
+        # A shared model is complete without it: loading one initialises it without a warning.
+        self._keys_to_ignore_on_load_missing.update(f"^{re.escape(prefix)}" for prefix in self.training_state)
         self.freeze()
+
+    def push_to_hub(self, repo_id: str, **options) -> str:
+        """Shares the model on the Hub: the whole method, its backbone, the image processor and a model card.
+
+        Args:
+            repo_id: "owner/name", or "name" for your own namespace; created if it does not exist.
+            options: those of [`ssl_hub.hub.publishing.push_model`], named as in transformers: `commit_message`,
+                `commit_description`, `private`, `token`, `revision`, `create_pr`, `max_shard_size`, `tags`; and
+                `image_processor`, by default made from the configuration.
+
+        Returns:
+            The URL of the repository, or of the pull request.
+        """
+        return SSLConfig.push_model(self, repo_id, **options)
+
+    def save_pretrained(self, save_directory, *args, push_to_hub: bool = False, **kwargs) -> None:
+        """As in transformers, but for `push_to_hub=True`, which would upload an incomplete repository."""
+        if push_to_hub:
+            raise ValueError(
+                "save_pretrained(push_to_hub=True) would upload the weights without backbone/, image processor and model "
+                "card: call push_to_hub(repo_id)"
+            )
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     def freeze(self) -> None:
         """Makes untrainable what the algorithm does not train; called after every construction and loading."""
@@ -207,14 +240,14 @@ class SSLModel(SSLPreTrainedModel):
         """Called after every optimizer step, which `progress.step` counts already."""
 
 
-class MaskedImageModel(SSLModel):
+class MaskedPatchModel(SSLModel):
     """Base of the algorithms that reconstruct masked patches of an image; `config` says how masks are drawn."""
 
-    config: MaskedImageConfig
+    config: MaskedPatchConfig
 
-    def _grid_size(self, pixel_values: torch.Tensor) -> tuple[int, int]:
+    def grid_size(self, pixel_values: torch.Tensor) -> tuple[int, int]:
         """Rows and columns of patches."""
-        self._check_pixel_values(pixel_values)
+        self.check_pixel_values(pixel_values)
         height, width = pixel_values.shape[-2:]
         unit = self.config.mask_unit * self.config.patch_size
         if height % unit != 0 or width % unit != 0:
@@ -224,25 +257,21 @@ class MaskedImageModel(SSLModel):
             )
         return height // self.config.patch_size, width // self.config.patch_size
 
-    def _patch_mask(self, pixel_values: torch.Tensor, bool_masked_pos: torch.Tensor | None) -> torch.Tensor:
+    def patch_mask(self, pixel_values: torch.Tensor, bool_masked_pos: torch.Tensor | None) -> torch.Tensor:
         """The mask `(batch_size, num_patches)` that is given, or one that is drawn."""
-        config, (rows, columns) = self.config, self._grid_size(pixel_values)
+        config, (rows, columns) = self.config, self.grid_size(pixel_values)
         batch_size, num_patches = len(pixel_values), rows * columns
         if bool_masked_pos is not None:
-            if bool_masked_pos.shape != (batch_size, num_patches):
-                raise ValueError(
-                    f"bool_masked_pos must have the shape ({batch_size}, {num_patches}), one entry a patch; got "
-                    f"{tuple(bool_masked_pos.shape)}"
-                )
+            check_mask_shape(bool_masked_pos, batch_size, num_patches)
             return bool_masked_pos.bool()
-        num_masked = config.num_masked_patches(num_patches)
+        num_masked, device = config.num_masked_patches(num_patches), pixel_values.device
         if config.mask_kind == "aligned":
-            return aligned_patch_mask(batch_size, (rows, columns), num_masked, pixel_values.device, config.mask_unit)
+            return aligned_patch_mask(batch_size, rows, columns, num_masked, device, config.mask_unit)
         if config.mask_kind == "blockwise":
-            return blockwise_patch_mask(batch_size, (rows, columns), num_masked, pixel_values.device)
-        return random_patch_mask(batch_size, num_patches, num_masked, pixel_values.device)
+            return blockwise_patch_mask(batch_size, rows, columns, num_masked, device)
+        return draw_patches(batch_size, num_patches, num_masked, device)
 
-    def _reconstruction_output(
+    def reconstruction_output(
         self, pixel_values: torch.Tensor, prediction: torch.Tensor, mask: torch.Tensor
     ) -> ReconstructionOutput:
         """What `mode="predict"` returns, of normalised pixels `(B, C, H, W)` and a mask of patches."""
@@ -251,7 +280,7 @@ class MaskedImageModel(SSLModel):
             for values in (self.config.image_mean, self.config.image_std)
         )
         image = pixel_values.float() * std + mean
-        masked_pixels = pixel_mask(mask, self._grid_size(pixel_values), self.config.patch_size)
+        masked_pixels = pixel_mask(mask, self.grid_size(pixel_values), self.config.patch_size)
         return ReconstructionOutput(
             reconstruction=prediction.float() * std + mean,
             masked_image=image.masked_fill(masked_pixels, 0.5),
@@ -281,20 +310,18 @@ class JointEmbeddingModel(SSLModel):
 
     def project(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """The student's projections `(B, projection_size)` of one view, not normalised."""
-        return self._in_chunks(lambda images: self.neck(self.pooled_features(self.backbone, images)), pixel_values)
+        return self.in_chunks(lambda images: self.neck(self.pooled_features(self.backbone, images)), pixel_values)
 
     @torch.no_grad()
     def teacher_project(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """The teacher's projections `(B, projection_size)` of one view, without a gradient."""
         teacher = self.teacher
-        return self._in_chunks(
-            lambda images: teacher.neck(self.pooled_features(teacher.backbone, images)), pixel_values
-        )
+        return self.in_chunks(lambda images: teacher.neck(self.pooled_features(teacher.backbone, images)), pixel_values)
 
     def pooled_features(self, backbone: PreTrainedModel, pixel_values: torch.Tensor) -> torch.Tensor:
         return pool_features(run_backbone(backbone, pixel_values), self.config.pooling)
 
-    def _in_chunks(self, function: Callable, pixel_values: torch.Tensor):
+    def in_chunks(self, function: Callable, pixel_values: torch.Tensor):
         """Applies a function to a batch, in chunks if `loss_chunk_size` says so, with the exact gradient.
 
         A chunk keeps its images only and is computed once more for its gradient, when the loss of the whole batch has
@@ -310,11 +337,12 @@ class JointEmbeddingModel(SSLModel):
 
     def predict(self, pixel_values: torch.Tensor) -> ProjectionOutput:
         """`mode="predict"`: the L2-normalised projection of one view, so that two images can be compared."""
-        self._check_pixel_values(pixel_values)
+        self.check_pixel_values(pixel_values)
         with torch.no_grad():
             return ProjectionOutput(projection=normalize(self.project(pixel_values)))
 
-    def _check_views(self, views: Sequence[torch.Tensor], same_size: bool = True) -> None:
+    def check_views(self, views: Sequence[torch.Tensor], same_size: bool = True) -> None:
+        """Raises `ValueError` unless `views` are `num_views` batches of the same images, and of one size if asked."""
         if isinstance(views, torch.Tensor) or len(views) != self.num_views:
             given = "one tensor" if isinstance(views, torch.Tensor) else f"a list of {len(views)}"
             raise ValueError(
@@ -323,7 +351,7 @@ class JointEmbeddingModel(SSLModel):
                 "recipe, the counts of the views add up to that."
             )
         for view in views:
-            self._check_pixel_values(view)
+            self.check_pixel_values(view)
         shapes = [tuple(view.shape) for view in views]
         if len({shape[0] for shape in shapes}) > 1 or (same_size and len(set(shapes)) > 1):
             raise ValueError(

@@ -4,72 +4,98 @@ import math
 
 import torch
 
-# Rectangles that are drawn for a batch before the rest of a mask is drawn patch by patch; some 30 are needed.
-_MAX_BLOCKS = 300
 
-
-def random_patch_mask(batch_size: int, num_patches: int, num_masked: int, device: torch.device) -> torch.Tensor:
-    """Draws masks of so many patches, chosen uniformly.
-
-    Returns:
-        `torch.BoolTensor` of shape `(batch_size, num_patches)`.
-    """
+def draw_patches(batch_size: int, num_patches: int, num_masked: int, device: torch.device) -> torch.Tensor:
+    """Draws masks `(batch_size, num_patches)` with exactly `num_masked` patches each, chosen uniformly."""
     order = torch.rand(batch_size, num_patches, device=device).argsort(dim=1)
     return order.argsort(dim=1) >= num_patches - num_masked
 
 
 def aligned_patch_mask(
-    batch_size: int, grid_size: tuple[int, int], num_masked: int, device: torch.device, cell_size: int
+    batch_size: int, rows: int, columns: int, num_masked: int, device: torch.device, cell_size: int
 ) -> torch.Tensor:
-    """Draws masks of square cells of several patches, chosen uniformly, as in SimMIM (arXiv 2111.09886).
+    """Draws masks of square cells of several patches, chosen uniformly (SimMIM, arXiv 2111.09886).
 
     Args:
-        grid_size: rows and columns of patches.
+        rows, columns: of patches.
         num_masked: number of patches, those of whole cells.
         cell_size: side length of a cell, in patches; it divides rows and columns.
 
     Returns:
         `torch.BoolTensor` of shape `(batch_size, rows * columns)`.
     """
-    rows, columns = (size // cell_size for size in grid_size)
-    cells = random_patch_mask(batch_size, rows * columns, num_masked // cell_size**2, device)
+    rows, columns = rows // cell_size, columns // cell_size
+    cells = draw_patches(batch_size, rows * columns, num_masked // cell_size**2, device)
     return pixel_mask(cells, (rows, columns), cell_size).flatten(1)
 
 
 def blockwise_patch_mask(
-    batch_size: int, grid_size: tuple[int, int], num_masked: int, device: torch.device, smallest_block: int = 16
+    batch_size: int,
+    rows: int,
+    columns: int,
+    num_masked: int,
+    device: torch.device,
+    min_num_patches: int = 16,
+    min_aspect: float = 0.3,
 ) -> torch.Tensor:
-    """Draws masks of rectangles, one after the other until exactly so many patches are masked (BEiT, arXiv 2106.08254).
+    """Draws masks of rectangles, one over the other, with exactly `num_masked` patches each (BEiT, arXiv 2106.08254).
 
-    A rectangle has `smallest_block` patches up to as many as are missing, and a height / width from 0.3 to 1 / 0.3. One
-    that would mask nothing new, or too much, is drawn anew.
+    All images at once, so that nothing waits for the device: a rectangle that does not fit into an image, or masks no
+    patch anew or too many, is drawn again in the next round. What is missing after the last round is masked patch by
+    patch.
+
+    Args:
+        min_num_patches: of a rectangle, while so many are missing.
+        min_aspect: height / width of a rectangle lies between it and its inverse.
 
     Returns:
         `torch.BoolTensor` of shape `(batch_size, rows * columns)`.
     """
-    # On the CPU: a GPU would have to be asked after every rectangle whether it was the last.
-    rows, columns = grid_size
-    row, column = torch.arange(rows)[:, None], torch.arange(columns)
-    mask = torch.zeros(batch_size, rows, columns, dtype=torch.bool)
-    smallest = min(smallest_block, num_masked)
-    for _ in range(_MAX_BLOCKS):
+    mask = torch.zeros(batch_size, rows, columns, dtype=torch.bool, device=device)
+    row, column = torch.arange(rows, device=device), torch.arange(columns, device=device)
+    for _ in range(64):
         missing = num_masked - mask.sum(dim=(1, 2))
-        if not missing.any():
-            break
-        area, aspect, top, left = torch.rand(4, batch_size)
-        area = smallest + area * (missing - smallest)  # the bounds change places in the end, as in BEiT's code
-        aspect = torch.exp((2 * aspect - 1) * math.log(0.3))
+        area, aspect, top, left = torch.rand(4, batch_size, device=device)
+        # Where fewer are missing than the smallest rectangle has, the bounds change places, as in BEiT's code.
+        area = min_num_patches + area * (missing - min_num_patches)
+        aspect = torch.exp((2 * aspect - 1) * math.log(min_aspect))
         height, width = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
         top, left = (top * (rows - height + 1)).floor(), (left * (columns - width + 1)).floor()
-        top, left, bottom, right = (side[:, None, None] for side in (top, left, top + height, left + width))
-        block = (row >= top) & (row < bottom) & (column >= left) & (column < right)
+        in_rows = (row >= top[:, None]) & (row < (top + height)[:, None])
+        in_columns = (column >= left[:, None]) & (column < (left + width)[:, None])
+        block = in_rows[:, :, None] & in_columns[:, None, :]
         newly_masked = (block & ~mask).sum(dim=(1, 2))
-        fits = (height < rows) & (width < columns) & (newly_masked > 0) & (newly_masked <= missing)
+        fits = (height < rows) & (width < columns) & (newly_masked <= missing)
         mask |= block & fits[:, None, None]
-    # What no rectangle was found for, patch by patch.
     mask = mask.flatten(1)
-    order = (torch.rand(mask.shape) + 2.0 * mask).argsort(dim=1, descending=True).argsort(dim=1)
-    return (order < num_masked).to(device)
+    # Masked patches come first, then the others at random.
+    order = (torch.rand(mask.shape, device=device) - mask.float()).argsort(dim=1)
+    return order.argsort(dim=1) < num_masked
+
+
+def check_mask_shape(bool_masked_pos: torch.Tensor, batch_size: int, num_patches: int) -> None:
+    """Raises `ValueError` unless a mask has the shape `(batch_size, num_patches)`."""
+    if bool_masked_pos.shape != (batch_size, num_patches):
+        raise ValueError(
+            f"bool_masked_pos must have the shape ({batch_size}, {num_patches}), one entry a patch; got "
+            f"{tuple(bool_masked_pos.shape)}"
+        )
+
+
+def check_patch_mask(bool_masked_pos: torch.Tensor, batch_size: int, num_patches: int) -> int:
+    """The number of patches that a mask removes from every image.
+
+    Raises:
+        ValueError: the mask has another shape, or removes different numbers, none or all.
+    """
+    check_mask_shape(bool_masked_pos, batch_size, num_patches)
+    counts = bool_masked_pos.sum(dim=1).unique().tolist()
+    if len(counts) != 1 or counts[0] in (0, num_patches):
+        raise ValueError(
+            "bool_masked_pos must remove the same number of patches from every image of a batch, at least one and not "
+            f"all {num_patches}; got {counts}"
+        )
+    return counts[0]
 
 
 def pixel_mask(bool_masked_pos: torch.Tensor, grid_size: tuple[int, int], patch_size: int) -> torch.Tensor:

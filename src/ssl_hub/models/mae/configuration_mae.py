@@ -5,11 +5,11 @@ from typing import ClassVar, Literal
 from huggingface_hub.dataclasses import strict
 from transformers.models.vit.configuration_vit import ViTConfig
 
-from ...configuration_utils import MaskedImageConfig
+from ...configuration_utils import MaskedPatchConfig
 
 
 @strict
-class MAEConfig(MaskedImageConfig):
+class MAEConfig(MaskedPatchConfig):
     r"""Configuration of [`MAEModel`]. The defaults are the paper's ViT-B/16 on ImageNet at 224 pixels.
 
     Args:
@@ -19,7 +19,7 @@ class MAEConfig(MaskedImageConfig):
             `pooler_output`: the mean of the patch tokens, as in the paper's fine-tuning, or the class token, as in its
             linear probing.
         mask_kind, mask_ratio, mask_cell_size (*optional*, default to `"random"`, 0.75 and 32):
-            The masks, see [`MaskedImageConfig`]: three quarters of the patches, chosen uniformly.
+            The masks, see [`MaskedPatchConfig`]: three quarters of the patches, chosen uniformly.
         norm_pix_loss (`bool`, *optional*, defaults to `True`):
             Whether the target of a patch is normalised by its own mean and variance.
         decoder_hidden_size (`int`, *optional*, defaults to 512): Width of the decoder.

@@ -12,9 +12,9 @@ from transformers import initialization as init
 from transformers.models.vit.modeling_vit import ViTAttention, ViTLayer, ViTMLP, ViTPreTrainedModel
 
 from ...modeling_outputs import ReconstructionOutput, SSLLossOutput
-from ...modeling_utils import MaskedImageModel, SSLForImageClassification
+from ...modeling_utils import MaskedPatchModel, SSLForImageClassification
 from ...modules.losses import reconstruction_loss
-from ...modules.masking import patchify, unpatchify, visible_patch_indices
+from ...modules.masking import check_patch_mask, patchify, unpatchify, visible_patch_indices
 from ...modules.position_embeddings import resize_position_table
 from ...modules.vit import FixedPositionViTEmbeddings, FixedPositionViTModel, init_sincos_positions
 from .configuration_mae import MAEConfig
@@ -142,7 +142,7 @@ class MAEHead(nn.Module):
         return reconstruction_loss(prediction, (target - mean) / std, mask[..., None], power=2)
 
 
-class MAEModel(MaskedImageModel):
+class MAEModel(MaskedPatchModel):
     """MAE (arXiv 2111.06377): `backbone` encodes the visible patches, `neck` decodes all of them, `head` is the loss."""
 
     config_class = MAEConfig
@@ -163,7 +163,8 @@ class MAEModel(MaskedImageModel):
             pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`):
                 Normalised images. Positions are interpolated to a size other than that of the backbone's configuration.
             bool_masked_pos (`torch.BoolTensor` of shape `(batch_size, num_patches)`, *optional*):
-                `True` where a patch is removed, as many in every image; drawn as `config` says when not given.
+                `True` where a patch is removed, as many in every image (as `config` says, if the model is compiled);
+                drawn as `config` says when not given.
         """
         prediction, mask = self._reconstruct_patches(pixel_values, bool_masked_pos)
         loss = self.head(prediction, pixel_values, mask)
@@ -178,22 +179,18 @@ class MAEModel(MaskedImageModel):
         prediction, mask = self._reconstruct_patches(pixel_values, bool_masked_pos)
         mean, std = self.head.patch_statistics(patchify(pixel_values.float(), self.config.patch_size))
         patches = prediction.float() * std + mean
-        pixels = unpatchify(patches, self.config.patch_size, self.config.num_channels, self._grid_size(pixel_values))
-        return self._reconstruction_output(pixel_values, pixels, mask)
+        pixels = unpatchify(patches, self.config.patch_size, self.config.num_channels, self.grid_size(pixel_values))
+        return self.reconstruction_output(pixel_values, pixels, mask)
 
     def _reconstruct_patches(self, pixel_values, bool_masked_pos):
-        mask, grid_size = self._patch_mask(pixel_values, bool_masked_pos), self._grid_size(pixel_values)
+        mask, grid_size = self.patch_mask(pixel_values, bool_masked_pos), self.grid_size(pixel_values)
         num_patches = math.prod(grid_size)
-        if bool_masked_pos is None:
-            num_visible = num_patches - self.config.num_masked_patches(num_patches)
-        else:
-            counts = mask.sum(dim=1).unique().tolist()
-            if len(counts) != 1 or counts[0] in (0, num_patches):
-                raise ValueError(
-                    "bool_masked_pos must remove the same number of patches from every image of a batch, at least one "
-                    f"and not all {num_patches}; got {counts}"
-                )
-            num_visible = num_patches - counts[0]
+        num_visible = num_patches - self.config.num_masked_patches(num_patches)
+        if bool_masked_pos is not None and torch.compiler.is_compiling():
+            # A graph's sizes cannot depend on what a mask holds.
+            torch._assert_async((mask.sum(dim=1) == num_patches - num_visible).all(), "masks not of mask_ratio")
+        elif bool_masked_pos is not None:
+            num_visible = num_patches - check_patch_mask(mask, len(pixel_values), num_patches)
         visible_patches = visible_patch_indices(mask, num_visible)
         latent = self.backbone(pixel_values, visible_patches=visible_patches).last_hidden_state
         return self.neck(latent, visible_patches, grid_size), mask

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 from huggingface_hub.dataclasses import strict
 from transformers.models.swin.configuration_swin import SwinConfig
 
-from ...configuration_utils import MaskedImageConfig
+from ...configuration_utils import MaskedPatchConfig
 
 # Swin-B with windows of 6 for 192 pixels. The authors pretrain without stochastic depth, transformers' default has 0.1.
 SWIN_BASE = {
@@ -21,7 +21,7 @@ SWIN_BASE = {
 
 
 @strict
-class SimMIMConfig(MaskedImageConfig):
+class SimMIMConfig(MaskedPatchConfig):
     r"""Configuration of [`SimMIMModel`]. The defaults are the paper's Swin-B on ImageNet at 192 pixels.
 
     Args:
@@ -31,7 +31,7 @@ class SimMIMConfig(MaskedImageConfig):
         pooling (`"cls"` or `"mean"`, *optional*, defaults to `"mean"`):
             What `pooler_output` is for a ViT. A Swin has no class token and gives the mean of its last map.
         mask_kind, mask_ratio, mask_cell_size (*optional*, default to `"aligned"`, 0.6 and 32):
-            The masks, see [`MaskedImageConfig`]: six tenths of the cells of 32 pixels, rounded up.
+            The masks, see [`MaskedPatchConfig`]: six tenths of the cells of 32 pixels, rounded up.
         pad_small_maps (`bool`, *optional*, defaults to `False`):
             For a Swin, whether a feature map smaller than the window is padded to the window's size, and windows as
             large as the map are shifted too. MMSelfSup's Swin-L, with windows of 12, is pretrained this way.

@@ -21,7 +21,7 @@ from transformers.models.swin.modeling_swin import (
 from transformers.models.vit.modeling_vit import ViTEmbeddings, ViTModel
 
 from ...modeling_outputs import ReconstructionOutput, SSLLossOutput
-from ...modeling_utils import MaskedImageModel, SSLForImageClassification
+from ...modeling_utils import MaskedPatchModel, SSLForImageClassification
 from ...modules.losses import reconstruction_loss
 from ...modules.masking import pixel_mask
 from .configuration_simmim import SimMIMConfig
@@ -149,7 +149,7 @@ class SimMIMHead(nn.Module):
         return reconstruction_loss(prediction, pixel_values, mask, power=1, eps=1e-5)
 
 
-class SimMIMModel(MaskedImageModel):
+class SimMIMModel(MaskedPatchModel):
     """SimMIM (arXiv 2111.09886): `backbone` encodes all patches, `neck` predicts all pixels, `head` is the loss."""
 
     config_class = SimMIMConfig
@@ -179,11 +179,11 @@ class SimMIMModel(MaskedImageModel):
     def predict(self, pixel_values: torch.Tensor, bool_masked_pos: torch.Tensor | None = None) -> ReconstructionOutput:
         """`mode="predict"`: the reconstruction in pixels. Takes what `mode="loss"` takes."""
         prediction, mask = self._reconstruct(pixel_values, bool_masked_pos)
-        return self._reconstruction_output(pixel_values, prediction, mask)
+        return self.reconstruction_output(pixel_values, prediction, mask)
 
     def _reconstruct(self, pixel_values, bool_masked_pos):
         """Normalised pixels `(B, C, H, W)`, and the mask."""
-        mask, stride = self._patch_mask(pixel_values, bool_masked_pos), self.config.encoder_stride
+        mask, stride = self.patch_mask(pixel_values, bool_masked_pos), self.config.encoder_stride
         rows, columns = (size // stride for size in pixel_values.shape[-2:])
         if pixel_values.shape[-2:] != (rows * stride, columns * stride):
             raise ValueError(
