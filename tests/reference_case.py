@@ -52,10 +52,12 @@ class Case:
         for name, norm in norms.items():
             if norm is None or norm < SMALLEST_GRADIENT:
                 continue
-            keys = convert({name: state[name]})
-            if fixed.issuperset(keys):  # a position table that is not trained
+            # which value of the original's each of ours is
+            indices = convert({name: torch.arange(state[name].numel()).view(state[name].shape)})
+            if fixed.issuperset(indices):  # a position table that is not trained
                 continue
-            gradient = torch.cat([parameters[key].grad.flatten() for key in keys])
+            gradient = torch.cat([parameters[key].grad.flatten() for key in indices])
+            gradient = gradient[torch.cat([index.flatten() for index in indices.values()]).argsort()]
             self.compare("gradients", gradient.norm(), torch.tensor(norm))
             if f"grad/{name}.first16" in self:
                 # relative to the whole gradient: its first values can be tiny

@@ -15,10 +15,11 @@ from ssl_hub.models.densecl.modeling_densecl import DenseCLNeck
 from ssl_hub.models.mae.modeling_mae import MAEDecoder, MAEHead, MAEViTModel
 from ssl_hub.models.moco.modeling_moco import MoCoNeck
 from ssl_hub.models.mocov3.modeling_mocov3 import batch_contrast
+from ssl_hub.models.simmim.modeling_simmim import SimMIMHead, SimMIMNeck
 from ssl_hub.models.swav.modeling_swav import SwAVNeck, sinkhorn
 from ssl_hub.modules.backbones import build_backbone, pool_features
 from ssl_hub.modules.heads import PredictorHead
-from ssl_hub.modules.losses import contrastive_loss, cosine_loss, normalize
+from ssl_hub.modules.losses import contrastive_loss, cosine_loss, normalize, reconstruction_loss
 from ssl_hub.modules.masking import patchify, unpatchify
 from ssl_hub.modules.necks import NonLinearNeck
 from ssl_hub.modules.position_embeddings import sincos_position_embedding_2d
@@ -295,6 +296,37 @@ def check_mae_head(case: Case) -> None:
     check_module(case, head, run)
 
 
+def check_simmim_neck(case: Case) -> None:
+    fields = case.config
+    neck = SimMIMNeck(fields["in_channels"], fields["encoder_stride"], num_channels=3)
+
+    def convert(state):
+        return {name.replace("decoder.0.", "predict_pixels."): tensor for name, tensor in state.items()}
+
+    check_module(case, neck, lambda x: neck(x), convert)
+
+
+def check_simmim_head(case: Case) -> None:
+    """The head, which has a mask of patches; the loss alone has one of pixels."""
+    head = SimMIMHead(case.config.get("patch_size", 1))
+    mask = case.tensors.pop("input/mask").flatten(1)
+    check_module(case, head, lambda pred, target: head(pred, target, mask))
+
+
+def check_pixel_loss(case: Case) -> None:
+    power = {"L1": 1, "L2": 2}[case.config["criterion"]]
+    is_image = case["input/pred"].ndim == 4
+    if "input/mask" in case and (case.config.get("channel") or 1) != (case["input/pred"].shape[1] if is_image else 1):
+        raise UnsupportedCaseError
+
+    def run(pred, target, mask=None):
+        mask = mask if is_image or mask is None else mask[..., None]
+        return reconstruction_loss(pred, target, mask, power=power)
+
+    case.tensors.pop("grad/input.mask", None)
+    check_module(case, nn.Module(), run)
+
+
 def check_vit(case: Case) -> None:
     fields = mmselfsup.convert_config(
         {"type": "MAE", "backbone": {**case.config, "type": "MAEViT"}, "neck": {"decoder_num_heads": 8}, "head": {}}
@@ -363,7 +395,11 @@ PARTS = {
     "MoCoV2Neck": check_moco_neck,
     "MoCoV3Head": check_mocov3_head,
     "NonLinearNeck": check_nonlinear_neck,
+    "PixelReconstructionLoss": check_pixel_loss,
     "ResNet": check_resnet,
+    "SimMIMHead": check_simmim_head,
+    "SimMIMNeck": check_simmim_neck,
+    "SimMIMReconstructionLoss": check_simmim_head,
     "SwAVHead": check_swav_loss,
     "SwAVLoss": check_swav_loss,
     "SwAVNeck": check_swav_neck,

@@ -19,13 +19,7 @@ from .lifecycle import FeatureTable, ParameterRule, Progress
 from .modeling_outputs import ProjectionOutput, ReconstructionOutput, SSLLossOutput
 from .modules.backbones import backbone_hidden_size, build_backbone, pool_features, run_backbone
 from .modules.losses import normalize
-from .modules.masking import (
-    aligned_patch_mask,
-    blockwise_patch_mask,
-    check_mask_shape,
-    draw_patches,
-    pixel_mask,
-)
+from .modules.masking import aligned_patch_mask, blockwise_patch_mask, check_mask_shape, draw_patches, pixel_mask
 from .modules.memories import Queue
 
 MODES = ("tensor", "loss", "predict")
@@ -248,14 +242,12 @@ class MaskedPatchModel(SSLModel):
     def grid_size(self, pixel_values: torch.Tensor) -> tuple[int, int]:
         """Rows and columns of patches."""
         self.check_pixel_values(pixel_values)
-        height, width = pixel_values.shape[-2:]
-        unit = self.config.mask_unit * self.config.patch_size
-        if height % unit != 0 or width % unit != 0:
+        (height, width), patch_size = pixel_values.shape[-2:], self.config.patch_size
+        if height % patch_size != 0 or width % patch_size != 0:
             raise ValueError(
-                f"height and width of the images must be multiples of {unit} pixels, the side of a "
-                f"{'cell' if self.config.mask_kind == 'aligned' else 'patch'}; got {height} x {width}"
+                f"height and width of the images must be multiples of the patch size {patch_size}; got {height} x {width}"
             )
-        return height // self.config.patch_size, width // self.config.patch_size
+        return height // patch_size, width // patch_size
 
     def patch_mask(self, pixel_values: torch.Tensor, bool_masked_pos: torch.Tensor | None) -> torch.Tensor:
         """The mask `(batch_size, num_patches)` that is given, or one that is drawn."""
@@ -266,6 +258,11 @@ class MaskedPatchModel(SSLModel):
             return bool_masked_pos.bool()
         num_masked, device = config.num_masked_patches(num_patches), pixel_values.device
         if config.mask_kind == "aligned":
+            if rows % config.mask_unit != 0 or columns % config.mask_unit != 0:
+                raise ValueError(
+                    f"height and width of the images must be multiples of mask_cell_size {config.mask_cell_size}; got "
+                    f"{pixel_values.shape[-2]} x {pixel_values.shape[-1]}"
+                )
             return aligned_patch_mask(batch_size, rows, columns, num_masked, device, config.mask_unit)
         if config.mask_kind == "blockwise":
             return blockwise_patch_mask(batch_size, rows, columns, num_masked, device)

@@ -182,5 +182,5 @@ class TestMAE(SSLModelTests):
         uneven[0, :8] = uneven[1, :9] = True
         with pytest.raises(ValueError, match=r"same number of patches .* got \[8, 9\]"):
             model(images, mode="loss", bool_masked_pos=uneven)
-        with pytest.raises(ValueError, match=r"multiples of 4 pixels, the side of a patch; got 18 x 16"):
+        with pytest.raises(ValueError, match=r"multiples of the patch size 4; got 18 x 16"):
             model(torch.zeros(2, 3, 18, 16), mode="loss")

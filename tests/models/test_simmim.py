@@ -125,8 +125,8 @@ class TestSimMIM(SSLModelTests):
         num_patches = (16 // model.config.patch_size) ** 2
         with pytest.raises(ValueError, match=rf"shape \(2, {num_patches}\), one entry a patch; got \(2, 9\)"):
             model(images, mode="loss", bool_masked_pos=torch.ones(2, 9, dtype=torch.bool))
-        with pytest.raises(ValueError, match=r"multiples of 4 pixels, the side of a cell; got 18 x 16"):
-            model(torch.zeros(2, 3, 18, 16), mode="predict")
+        with pytest.raises(ValueError, match=rf"multiples of the patch size {model.config.patch_size}; got 17 x 16"):
+            model(torch.zeros(2, 3, 17, 16), mode="predict")
 
 
 class TestSimMIMOnViT(TestSimMIM):
@@ -139,24 +139,31 @@ class TestSimMIMOnViT(TestSimMIM):
             assert torch.equal(outputs.pooler_output, pool(outputs.last_hidden_state))
 
 
-class TestSimMIMWithPaddedMaps(TestSimMIM):
-    """Windows as large as the first feature map, and larger than the second."""
+def padded_model():
+    """With windows as large as the first feature map and larger than the second."""
+    torch.manual_seed(0)
+    config = SimMIMConfig(backbone_config={**SWIN, "window_size": 8}, mask_cell_size=4, pad_small_maps=True)
+    return SimMIMModel(config)
 
-    backbone = {**SWIN, "window_size": 8}
 
-    @classmethod
-    def config(cls, **overrides):
-        return super().config(pad_small_maps=True, **overrides)
+def test_padded_maps_are_transformers_with_always_partition(tmp_path):
+    model, images = padded_model().eval(), torch.randn(2, 3, 16, 16)
+    model.backbone.save_pretrained(tmp_path)
+    plain = AutoModel.from_pretrained(tmp_path).eval()
+    assert type(plain) is SwinModel
+    expected = model(images).last_hidden_state
+    assert torch.equal(plain(images, always_partition=True).last_hidden_state, expected)
+    with pytest.raises(RuntimeError, match="must match"):  # what transformers makes of such windows otherwise
+        plain(images)
 
-    def test_backbone_loads_as_plain_transformers(self, tmp_path):
-        model = self.model().eval()
-        model.backbone.save_pretrained(tmp_path)
-        plain = AutoModel.from_pretrained(tmp_path).eval()
-        assert type(plain) is SwinModel
-        expected = model(self.one_view()).last_hidden_state
-        assert torch.equal(plain(self.one_view(), always_partition=True).last_hidden_state, expected)
-        with pytest.raises(RuntimeError, match="must match"):  # what transformers makes of such windows otherwise
-            plain(self.one_view())
+
+def test_padded_maps_train_and_are_saved(tmp_path):
+    model, images = padded_model().train(), torch.randn(2, 3, 16, 16)
+    model(images, mode="loss").loss.backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None] == []
+    model.save_pretrained(tmp_path)
+    loaded = AutoModel.from_pretrained(tmp_path)
+    assert torch.equal(loaded(images).pooler_output, model.eval()(images).pooler_output)
 
 
 def test_defaults_are_the_paper():
@@ -182,6 +189,15 @@ def test_features_do_not_depend_on_earlier_images():
     fresh.load_state_dict(model.backbone.state_dict())
     model(torch.randn(2, 3, 16, 16))
     torch.testing.assert_close(model(images).last_hidden_state, fresh(images).last_hidden_state)
+
+
+def test_images_that_cannot_work():
+    model = SimMIMModel(SimMIMConfig(backbone_config=SWIN, mask_cell_size=8))
+    with pytest.raises(ValueError, match=r"multiples of mask_cell_size 8; got 20 x 16"):
+        model(torch.zeros(2, 3, 20, 16), mode="loss")
+    mask = torch.arange(9 * 8).expand(2, -1) % 2 == 0
+    with pytest.raises(ValueError, match=r"multiples of 4, the stride .* got 18 x 16"):
+        model(torch.zeros(2, 3, 18, 16), mode="loss", bool_masked_pos=mask)
 
 
 @pytest.mark.parametrize(
