@@ -18,9 +18,9 @@ from transformers import AutoModel
 import ssl_hub  # noqa: F401 - registers the algorithms
 from ssl_hub.conversion import mmselfsup
 from ssl_hub.conversion.state_dicts import load_strictly
+from ssl_hub.lifecycle import cosine_ramp
 from ssl_hub.models.mae.modeling_mae import MAEModel
 from ssl_hub.modules.masking import patchify, visible_patch_indices
-from ssl_hub.lifecycle import cosine_ramp
 
 TOLERANCE = 1e-5
 
@@ -116,7 +116,9 @@ def check_joint_embedding(case: Case) -> None:
         model.config.queue_size = 0
     elif "output/second_step.loss_total" in case:
         if "max_iters" in case.sidecar["runtime"]:
-            momentum = cosine_ramp(case.config["base_momentum"], 1.0, (steps + 1) / case.sidecar["runtime"]["max_iters"])
+            momentum = cosine_ramp(
+                case.config["base_momentum"], 1.0, (steps + 1) / case.sidecar["runtime"]["max_iters"]
+            )
         follow()
         loss("second_step.")
 
