@@ -35,7 +35,7 @@ def check_module(case: Case, module: nn.Module, run, convert=lambda state: state
         run: called with the inputs by their names; returns the output, or a dict of outputs by their names.
         convert: renames a state dict.
     """
-    load_strictly(module, convert(case.under("state/")))
+    load_strictly(module.to(case.dtype), convert(case.under("state/")))
     inputs = {name: tensor for name, tensor in case.under("input/").items() if not name.startswith("cotangent.")}
     for mode in ("eval", "train"):
         module.train(mode == "train")
@@ -52,7 +52,7 @@ def check_module(case: Case, module: nn.Module, run, convert=lambda state: state
     case.compare_gradients(module, convert)
     state = module.state_dict()
     for name, expected in convert(case.under("after/")).items():
-        case.compare("state", state[name], expected)
+        case.compare_state(name, state[name], expected)
 
 
 def pooled(features: torch.Tensor) -> torch.Tensor:
@@ -222,7 +222,7 @@ def check_updates(case: Case, momentum) -> None:
         student["module"].load_state_dict(case.under(f"input/source{update}."))
         teacher.follow(student, momentum(update) if update > 0 else 0.0)
         for name, parameter in teacher.named_parameters():
-            case.compare("state", parameter, case[f"after/update{update}.{name}"])
+            case.compare_state(name, parameter, case[f"after/update{update}.{name}"])
 
 
 def check_resnet(case: Case) -> None:
