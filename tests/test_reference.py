@@ -19,6 +19,7 @@ NAMES = {
         "neck_densecl",
         "neck_densecl_grid",
         "neck_swav",
+        "neck_swav_linear",
     ),
     *(f"neck_nonlinear_{of}" for of in ("allbias", "barlow", "byol", "predictor", "simclr", "simsiam", "vit")),
     *("head_mae", "head_mae_normpix", "head_contrastive", "head_latent_predict", "head_cross_correlation"),
