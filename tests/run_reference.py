@@ -20,9 +20,9 @@ from transformers import AutoModel
 import ssl_hub  # noqa: F401 - registers the algorithms
 from ssl_hub.conversion import mmselfsup
 from ssl_hub.conversion.state_dicts import load_strictly
+from ssl_hub.lifecycle import cosine_ramp
 from ssl_hub.models.mae.modeling_mae import MAEModel
 from ssl_hub.modules.masking import patchify, visible_patch_indices
-from ssl_hub.modules.teachers import cosine_momentum
 
 
 def check_mae(case: Case) -> None:
@@ -89,7 +89,7 @@ def check_joint_embedding(case: Case) -> None:
 
     model = AutoModel.from_config(mmselfsup.convert_config(case.config)).to(case.dtype).train()
     # what MMSelfSup keeps outside its state dict
-    load_strictly(model, convert(case.under("state/")), new=("counter.", "memory.vectors", "memory.filling"))
+    load_strictly(model, convert(case.under("state/")), new=("memory.vectors",))
     steps = next((int(tensor) for key, tensor in case.under("state/").items() if key.endswith(".steps")), 0)
     if "max_iters" in case.sidecar["runtime"]:
         momentum = scheduled_momentum(case, steps)
@@ -123,7 +123,7 @@ def check_joint_embedding(case: Case) -> None:
         follow()
         compute_loss("second_step.")
 
-    load_strictly(model, convert(state), new=("counter.", "memory.vectors", "memory.filling"))
+    load_strictly(model, convert(state), new=("memory.vectors",))
     model.eval()
     features = model(views[0]).last_hidden_state
     if "output/tensor.0.1" in case:  # a ViT's patch map, then its class token
@@ -137,18 +137,17 @@ def check_joint_embedding(case: Case) -> None:
 def scheduled_momentum(case: Case, steps: int) -> float:
     """The original counts its updates in a tensor, so that the cosine's angle is rounded to float32."""
     angle = math.pi * torch.tensor(steps) / float(case.sidecar["runtime"]["max_iters"])
-    return cosine_momentum(case.config["base_momentum"], float(angle) / math.pi)
+    return cosine_ramp(case.config["base_momentum"], 1.0, float(angle) / math.pi)
 
 
 def check_swav_queue(case: Case, model, compute_loss) -> None:
     """An empty queue is filled only; a full one takes part in the assignment, and then once more, moved on."""
     queue = case["memory/queue"]
     model.config.queue_size = queue.shape[1]
-    model.memory.filling.fill_(True)
     for scenario, vectors in (("queue_empty.", torch.zeros_like(queue)), ("queue.", queue), ("second_step.", None)):
         if vectors is not None:
             state = mmselfsup.convert_state_dict("SwAV", case.under("state/"))
-            load_strictly(model, state, new=("counter.", "memory."))
+            load_strictly(model, state, new=("memory.",))
             model.memory.vectors = vectors.clone()
         compute_loss(scenario)
         if vectors is not None:

@@ -250,7 +250,7 @@ def _barlowtwins_config(config: dict) -> BarlowTwinsConfig:
 
 def _byol_config(config: dict) -> BYOLConfig:
     return BYOLConfig(
-        base_momentum=config.get("base_momentum", 0.996),
+        teacher_base_momentum=config.get("base_momentum", 0.996),
         **_predictor_fields(config),
     )
 
@@ -271,7 +271,7 @@ def _moco_config(config: dict) -> MoCoConfig:
 def _queue_fields(config: dict, *neck_types: str) -> dict:
     return {
         "queue_size": config.get("queue_len", 65536),
-        "momentum": config.get("momentum", 0.999),
+        "teacher_momentum": config.get("momentum", 0.999),
         "temperature": config["head"].get("temperature", 0.1),
         **_joint_embedding_fields(config, *neck_types),
     }
@@ -281,7 +281,7 @@ def _mocov3_config(config: dict) -> MoCoV3Config:
     head = config["head"]
     return MoCoV3Config(
         temperature=head.get("temperature", 1.0),
-        base_momentum=config.get("base_momentum", 0.99),
+        teacher_base_momentum=config.get("base_momentum", 0.99),
         freeze_patch_projection=config["backbone"].get("stop_grad_conv1", False),
         **_predictor_fields(config),
     )

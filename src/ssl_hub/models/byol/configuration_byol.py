@@ -18,7 +18,7 @@ class BYOLConfig(PredictorConfig):
             Whether the linear layers before the last one have a bias.
         projection_last_batchnorm, predictor_last_batchnorm (`bool`, *optional*, defaults to `False`):
             Whether BatchNorm follows the last one.
-        base_momentum (`float`, *optional*, defaults to 0.99):
+        teacher_base_momentum (`float`, *optional*, defaults to 0.99):
             Momentum of the teacher at the start; it rises to 1 by a cosine over the training.
     """
 
@@ -31,8 +31,8 @@ class BYOLConfig(PredictorConfig):
     projection_last_batchnorm: bool = False
     predictor_bias: bool = True
     predictor_last_batchnorm: bool = False
-    base_momentum: float = 0.99
+    teacher_base_momentum: float = 0.99
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
-        check_momentum(self, "base_momentum")
+        check_momentum(self, "teacher_base_momentum")

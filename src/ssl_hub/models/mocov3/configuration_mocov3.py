@@ -21,7 +21,7 @@ class MoCoV3Config(PredictorConfig):
         projection_last_batchnorm_affine, predictor_last_batchnorm_affine (`bool`, *optional*, defaults to `False`):
             Whether the BatchNorm after the last linear layer has weight and bias.
         temperature (`float`, *optional*): Of the softmax over similarities; 0.2 for a ViT, 1.0 for any other backbone.
-        base_momentum (`float`, *optional*, defaults to 0.99):
+        teacher_base_momentum (`float`, *optional*, defaults to 0.99):
             Momentum of the teacher at the start; it rises to 1 by a cosine over the training.
         freeze_patch_projection (`bool`, *optional*, defaults to `True`):
             Whether a ViT's patch projection stays as it was drawn at random, which keeps the training stable.
@@ -37,7 +37,7 @@ class MoCoV3Config(PredictorConfig):
     predictor_last_batchnorm: bool | None = None
     predictor_last_batchnorm_affine: bool = False
     temperature: float | None = None
-    base_momentum: float = 0.99
+    teacher_base_momentum: float = 0.99
     freeze_patch_projection: bool = True
 
     def __post_init__(self, **kwargs):
@@ -50,7 +50,7 @@ class MoCoV3Config(PredictorConfig):
         if self.temperature is None:
             self.temperature = 0.2 if is_vit else 1.0
         check_positive(self, "temperature")
-        check_momentum(self, "base_momentum")
+        check_momentum(self, "teacher_base_momentum")
 
     @classmethod
     def default_backbone_config(cls) -> ViTConfig:
