@@ -29,8 +29,11 @@ class View(Protocol):
     def draw(self, height: int, width: int) -> dict:
         """Draw the parameters for an image of `height` x `width` pixels."""
 
+    def resolution(self, parameters: dict) -> float:
+        """The share of the image's height and width that is enough to render what was drawn; above 1 all is needed."""
+
     def render(self, image: Image.Image, parameters: dict) -> dict[str, torch.Tensor]:
-        """Turn an RGB image of that size into named tensors, images as uint8."""
+        """Turn an RGB image, of that size or reduced, into named tensors, images as uint8."""
 
 
 def build_views(views: Sequence[Mapping]) -> list[View]:
