@@ -11,6 +11,13 @@ from .recipes import Recipe, load_recipe
 
 PRECISIONS = ["no", "fp16", "bf16"]
 
+# Where and how a run is logged, evaluated, saved and shared: of its arguments those that do not change what it trains.
+_NOT_IDENTITY = (
+    *("output_dir", "resume_from_checkpoint", "logging_steps", "report_to", "checkpointing_steps", "save_total_limit"),
+    *("eval_steps", "evaluation", "per_device_eval_batch_size", "dataloader_num_workers"),
+    *("push_to_hub", "hub_model_id", "hub_private_repo"),
+)
+
 
 @dataclass
 class ModelArguments:
@@ -21,7 +28,7 @@ class ModelArguments:
     )
     model_name_or_path: str | None = field(
         default=None,
-        metadata={"help": "Go on from these weights, a folder or a Hub id of the same algorithm, instead of new ones."},
+        metadata={"help": "Start from these weights, a folder or a Hub id of the same algorithm, instead of new ones."},
     )
 
     def __post_init__(self):
@@ -80,12 +87,16 @@ class PretrainingArguments:
     )
     lr_milestones: str | None = field(
         default=None,
-        metadata={"help": "Epochs, by comma, after which the learning rate is a tenth of what it was, instead."},
+        metadata={"help": "Epochs, by comma, after which the learning rate is multiplied by a factor, instead."},
     )
+    lr_milestone_factor: float = field(default=0.1, metadata={"help": "That factor."})
     warmup_epochs: float = field(default=0.0, metadata={"help": "Epochs of linear warm-up."})
     warmup_steps: int | None = field(default=None, metadata={"help": "Steps of warm-up, instead of epochs."})
     optim: str = field(default="adamw", metadata={"help": "Optimizer.", "choices": ["adamw", "sgd", "lars"]})
     weight_decay: float = field(default=0.05, metadata={"help": "Not of biases, norms and tokens."})
+    weight_decay_end: float | None = field(
+        default=None, metadata={"help": "Where the weight decay goes by a cosine over the run; constant by default."}
+    )
     decay_norm_and_bias: bool = field(
         default=False,
         metadata={"help": "Treat biases, norms and tokens as all others: weight decay, LARS' adaptation."},
@@ -144,6 +155,11 @@ class PretrainingArguments:
                 raise ValueError(f"--{name} must be at least 1, got {value}")
         if self.num_train_epochs <= 0:
             raise ValueError(f"--num_train_epochs must be positive, got {self.num_train_epochs}")
+        if self.weight_decay_end is not None and (self.weight_decay <= 0 or self.weight_decay_end < 0):
+            raise ValueError(
+                "--weight_decay_end is where a positive --weight_decay goes, 0 or more; got "
+                f"{self.weight_decay_end} from {self.weight_decay}"
+            )
         if self.mixed_precision not in (None, *PRECISIONS):
             raise ValueError(f"--mixed_precision must be no, fp16 or bf16, got {self.mixed_precision!r}")
         if self.optim not in ("adamw", "sgd", "lars"):
@@ -156,6 +172,13 @@ class PretrainingArguments:
             raise ValueError(
                 f"--checkpointing_steps must be a number of steps or 'epoch', got {self.checkpointing_steps!r}"
             )
+
+    def identity(self) -> dict:
+        """What a resumed run has to have in common with the first one to end like it, as JSON."""
+        names = [f.name for f in fields(self) if f.name not in _NOT_IDENTITY]
+        return {name: getattr(self, name) for name in names} | {
+            "lr_scheduler_type": SchedulerType(self.lr_scheduler_type).value
+        }
 
 
 def parse_arguments(
