@@ -316,7 +316,7 @@ def test_a_large_photo_is_decoded_no_larger_than_its_views_need(tmp_path, monkey
     for reduced, whole in zip(jpeg, png, strict=True):
         for view, other in zip(reduced["views"], whole["views"], strict=True):
             for name in view:
-                assert (view[name].float() - other[name].float()).abs().mean() < 4  # of 256
+                assert (view[name].float() - other[name].float()).abs().mean() < 8  # of 256; other crops differ by 50
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

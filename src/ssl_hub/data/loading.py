@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ssl_hub.data.images import EncodedImage, UnreadableImageError, decode_image
 from ssl_hub.data.views import View
 
-# Second word of the entropy that orders and views are drawn from: no two streams of random numbers of a run begin with
-# the same words. Those of the trainer are small numbers.
+# The second word of the entropy that orders and views are seeded with, so that no two random streams of a run share a
+# seed. The trainer's streams are small numbers.
 _ORDER_STREAM = int.from_bytes(b"orde", "big")
 _VIEW_STREAM = int.from_bytes(b"view", "big")
 

@@ -12,7 +12,7 @@ from .patches import PatchesView
 
 _KINDS = {"crop": CropView, "patches": PatchesView}
 
-# What a view makes besides `pixel_values`, and the key of a recipe's view that has it made.
+# What a view can make besides `pixel_values`: name of the input -> key of a recipe's view that makes it.
 INPUT_KEYS = {"bool_masked_pos": "mask", "target_pixel_values": "target"}
 
 

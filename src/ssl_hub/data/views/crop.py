@@ -26,7 +26,7 @@ class CropView:
     * `size` (pixels), `scale` (share of the image's area, default [0.08, 1]), `ratio` (width / height, default
       [3/4, 4/3]), `interpolation` ("bicubic", the default, or "bilinear"; both antialiased): the random resized crop.
     * `hflip`: probability of a horizontal flip.
-    * `rotation`: degrees; the angle is drawn from [-rotation, rotation], what comes from outside is black.
+    * `rotation`: degrees; the angle is drawn from [-rotation, rotation]. Nearest neighbour, black outside.
     * `color_jitter`: `{p, brightness, contrast, saturation, hue}`, strengths as in torchvision (default 0).
     * `grayscale`: probability, or `{p, weights, before_jitter}`: weights "luma" (default) or "mean", and whether it
       comes before the color jitter (default false).
@@ -37,7 +37,8 @@ class CropView:
 
     * `mask`: see `build_mask`. Makes `bool_masked_pos`, bool `(num_patches,)`, row by row, True where a patch is
       removed.
-    * `target`: see `build_target`. Makes `target_pixel_values`: crop, flip and colors as drawn for the view.
+    * `target`: see `build_target`. Makes `target_pixel_values`, the same crop at another size, with the same flip,
+      rotation and colors.
     * `mean`, `std`: what `pixel_values` are normalised with (default: the model's).
     """
 
