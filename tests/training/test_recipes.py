@@ -226,7 +226,8 @@ class TestJointEmbeddingRecipes:
             jitter = view["color_jitter"]
             strengths = tuple(jitter[key] for key in ("brightness", "contrast", "saturation", "hue"))
             blur, solarize = view.get("gaussian_blur", {"p": 0.0}), view.get("solarize", {"p": 0.0})
-            assert (view["hflip"], view["grayscale"], blur.get("sigma", [0.1, 2.0])) == (0.5, 0.2, [0.1, 2.0])
+            grayscale = {"p": 0.2, "weights": "mean", "before_jitter": True} if "mocov1" in name else 0.2
+            assert (view["hflip"], view["grayscale"], blur.get("sigma", [0.1, 2.0])) == (0.5, grayscale, [0.1, 2.0])
             low, high = view["scale"]
             assert high == (0.14 if view["size"] == 96 else 1.0)
             given += view["count"] * [
