@@ -83,43 +83,17 @@ class SSLConfig(PreTrainedConfig):
 
 
 def check_positive(config: PreTrainedConfig, *names: str) -> None:
-    """Raises `ValueError` unless these fields of a configuration are above zero."""
+    """Raises `ValueError` unless these fields of a configuration are above zero, or `None`."""
     for name in names:
-        if not getattr(config, name) > 0:
-            raise ValueError(f"{name} must be positive, got {getattr(config, name)}")
+        value = getattr(config, name)
+        if value is not None and not value > 0:
+            raise ValueError(f"{name} must be positive, got {value}")
 
 
 def check_momentum(config: PreTrainedConfig, name: str) -> None:
     """Raises `ValueError` unless the momentum of a teacher lies in [0, 1]."""
     if not 0 <= getattr(config, name) <= 1:
         raise ValueError(f"{name} must lie in [0, 1], got {getattr(config, name)}")
-
-
-@strict
-class JointEmbeddingConfig(SSLConfig):
-    r"""Base of the configurations of algorithms that compare the projections of several views of an image.
-
-    Args:
-        projection_hidden_size (`int`, *optional*, defaults to 2048): Width of the projector's hidden layers.
-        projection_size (`int`, *optional*, defaults to 128): Size of the projections that are compared.
-        zero_init_residual (`bool`, *optional*, defaults to `False`):
-            Whether the residual blocks of a ResNet start as the identity.
-    """
-
-    projection_hidden_size: int = 2048
-    projection_size: int = 128
-    zero_init_residual: bool = False
-
-    def __post_init__(self, **kwargs):
-        super().__post_init__(**kwargs)
-        check_positive(self, "projection_hidden_size", "projection_size")
-
-    @classmethod
-    def default_backbone_config(cls) -> PreTrainedConfig:
-        """ResNet-50."""
-        from transformers import ResNetConfig  # not above: it imports the Auto classes, which import this
-
-        return ResNetConfig()
 
 
 @strict
@@ -185,3 +159,84 @@ class MaskedPatchConfig(SSLConfig):
         unit = self.mask_unit**2
         # without rounding, 0.28 of 25 is above 7
         return unit * math.ceil(round(num_patches // unit * self.mask_ratio, 6))
+
+
+@strict
+class JointEmbeddingConfig(SSLConfig):
+    r"""Base of the configurations of algorithms that compare the projections of several views of an image.
+
+    Args:
+        projection_hidden_size (`int`, *optional*, defaults to 2048): Width of the projector's hidden layers.
+        projection_size (`int`, *optional*, defaults to 128): Size of the projections that are compared.
+        zero_init_residual (`bool`, *optional*, defaults to `False`):
+            Whether the residual blocks of a ResNet start as the identity.
+    """
+
+    projection_hidden_size: int = 2048
+    projection_size: int = 128
+    zero_init_residual: bool = False
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        check_positive(self, "projection_hidden_size", "projection_size")
+
+    @classmethod
+    def default_backbone_config(cls) -> PreTrainedConfig:
+        """ResNet-50."""
+        from transformers import ResNetConfig  # not above: it imports the Auto classes, which import this
+
+        return ResNetConfig()
+
+
+@strict
+class ProjectorConfig(JointEmbeddingConfig):
+    r"""Base of the configurations of algorithms whose projector is a `NonLinearNeck`: linear layers, with BatchNorm and
+    ReLU between them.
+
+    Args:
+        projection_num_layers (`int`, *optional*, defaults to 2): Linear layers of the projector.
+        projection_bias (`bool`, *optional*, defaults to `False`):
+            Whether the projector's linear layers before the last one have a bias.
+        projection_last_bias (`bool`, *optional*, defaults to `False`): Whether the last one has.
+        projection_last_batchnorm (`bool`, *optional*, defaults to `True`): Whether BatchNorm follows the last one.
+        projection_last_batchnorm_affine (`bool`, *optional*, defaults to `True`):
+            Whether that BatchNorm has weight and bias.
+    """
+
+    projection_num_layers: int = 2
+    projection_bias: bool = False
+    projection_last_bias: bool = False
+    projection_last_batchnorm: bool = True
+    projection_last_batchnorm_affine: bool = True
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        check_positive(self, "projection_num_layers")
+
+
+@strict
+class PredictorConfig(ProjectorConfig):
+    r"""Base of the configurations of algorithms that have a second `NonLinearNeck`, which predicts a projection from
+    another.
+
+    Args:
+        predictor_hidden_size (`int`, *optional*, defaults to 4096): Width of the predictor's hidden layers.
+        predictor_num_layers (`int`, *optional*, defaults to 2): Linear layers of the predictor.
+        predictor_bias (`bool`, *optional*, defaults to `False`):
+            Whether the predictor's linear layers before the last one have a bias.
+        predictor_last_bias (`bool`, *optional*, defaults to `False`): Whether the last one has.
+        predictor_last_batchnorm (`bool`, *optional*, defaults to `True`): Whether BatchNorm follows the last one.
+        predictor_last_batchnorm_affine (`bool`, *optional*, defaults to `True`):
+            Whether that BatchNorm has weight and bias.
+    """
+
+    predictor_hidden_size: int = 4096
+    predictor_num_layers: int = 2
+    predictor_bias: bool = False
+    predictor_last_bias: bool = False
+    predictor_last_batchnorm: bool = True
+    predictor_last_batchnorm_affine: bool = True
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        check_positive(self, "predictor_hidden_size", "predictor_num_layers")

@@ -18,7 +18,7 @@ from .distributed import check_batch_for_batchnorm
 from .lifecycle import FeatureTable, ParameterRule, Progress
 from .modeling_outputs import ProjectionOutput, ReconstructionOutput, SSLLossOutput
 from .modules.backbones import backbone_hidden_size, build_backbone, pool_features, run_backbone
-from .modules.losses import normalize
+from .modules.losses import normalize, to_float32
 from .modules.masking import aligned_patch_mask, blockwise_patch_mask, check_mask_shape, draw_patches, pixel_mask
 from .modules.memories import Queue
 
@@ -272,14 +272,13 @@ class MaskedPatchModel(SSLModel):
         self, pixel_values: torch.Tensor, prediction: torch.Tensor, mask: torch.Tensor
     ) -> ReconstructionOutput:
         """What `mode="predict"` returns, of normalised pixels `(B, C, H, W)` and a mask of patches."""
-        mean, std = (
-            torch.tensor(values, device=pixel_values.device)[:, None, None]
-            for values in (self.config.image_mean, self.config.image_std)
-        )
-        image = pixel_values.float() * std + mean
+        pixel_values, prediction = to_float32(pixel_values), to_float32(prediction)
+        mean = pixel_values.new_tensor(self.config.image_mean)[:, None, None]
+        std = pixel_values.new_tensor(self.config.image_std)[:, None, None]
+        image = pixel_values * std + mean
         masked_pixels = pixel_mask(mask, self.grid_size(pixel_values), self.config.patch_size)
         return ReconstructionOutput(
-            reconstruction=prediction.float() * std + mean,
+            reconstruction=prediction * std + mean,
             masked_image=image.masked_fill(masked_pixels, 0.5),
             mask=mask,
         )

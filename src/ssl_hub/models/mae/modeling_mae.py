@@ -13,7 +13,7 @@ from transformers.models.vit.modeling_vit import ViTAttention, ViTLayer, ViTMLP,
 
 from ...modeling_outputs import ReconstructionOutput, SSLLossOutput
 from ...modeling_utils import MaskedPatchModel, SSLForImageClassification
-from ...modules.losses import reconstruction_loss
+from ...modules.losses import reconstruction_loss, to_float32
 from ...modules.masking import check_patch_mask, patchify, unpatchify, visible_patch_indices
 from ...modules.position_embeddings import resize_position_table
 from ...modules.vit import FixedPositionViTEmbeddings, FixedPositionViTModel, init_sincos_positions
@@ -130,14 +130,14 @@ class MAEHead(nn.Module):
         return patches.mean(dim=-1, keepdim=True), (patches.var(dim=-1, keepdim=True) + 1e-6).sqrt()
 
     def forward(self, prediction: torch.Tensor, pixel_values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Computes the loss, in float32 whatever the input: the variance of a patch underflows in half precision.
+        """Computes the loss, in float32 at least: the variance of a patch underflows in half precision.
 
         Args:
             prediction: `(B, num_patches, patch_size**2 * C)`.
             pixel_values: the normalised images `(B, C, H, W)`.
             mask: `(B, num_patches)`, `True` (or 1) where a patch counts.
         """
-        target = patchify(pixel_values.float(), self.patch_size)
+        target = patchify(to_float32(pixel_values), self.patch_size)
         mean, std = self.patch_statistics(target)
         return reconstruction_loss(prediction, (target - mean) / std, mask[..., None], power=2)
 
@@ -177,8 +177,8 @@ class MAEModel(MaskedPatchModel):
         With `norm_pix_loss` the model predicts normalised patches; mean and variance come from the image itself.
         """
         prediction, mask = self._reconstruct_patches(pixel_values, bool_masked_pos)
-        mean, std = self.head.patch_statistics(patchify(pixel_values.float(), self.config.patch_size))
-        patches = prediction.float() * std + mean
+        mean, std = self.head.patch_statistics(patchify(to_float32(pixel_values), self.config.patch_size))
+        patches = to_float32(prediction) * std + mean
         pixels = unpatchify(patches, self.config.patch_size, self.config.num_channels, self.grid_size(pixel_values))
         return self.reconstruction_output(pixel_values, pixels, mask)
 
