@@ -2,11 +2,13 @@
 
 import argparse
 import sys
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 
+import yaml
 from transformers import HfArgumentParser, SchedulerType
 
+from ..evaluation.evaluators import build_evaluators
 from .recipes import Recipe, load_recipe
 
 PRECISIONS = ["no", "fp16", "bf16"]
@@ -119,6 +121,10 @@ class PretrainingArguments:
     eval_steps: int | None = field(
         default=None, metadata={"help": "Steps between evaluations; only before and after training by default."}
     )
+    evaluation: str | None = field(
+        default=None,
+        metadata={"help": "Evaluators, instead of the recipe's, as YAML: '[{type: knn, k: 20}, {type: label_free}]'."},
+    )
     eval_crop_ratio: float = field(
         default=0.875, metadata={"help": "Share of the short side that evaluation keeps; travels with the model."}
     )
@@ -161,7 +167,10 @@ class PretrainingArguments:
 def parse_arguments(
     args: list[str] | None = None,
 ) -> tuple[Recipe, ModelArguments, DataArguments, PretrainingArguments]:
-    """Parses a command line; what it leaves out comes from the recipe's `training` section, then from the classes."""
+    """Parses a command line; what it leaves out comes from the recipe's `training` section, then from the classes.
+
+    The recipe that is returned has the evaluators of `--evaluation`, if that is given.
+    """
     classes = (ModelArguments, DataArguments, PretrainingArguments)
     args = sys.argv[1:] if args is None else args
     parser = HfArgumentParser(classes, allow_abbrev=False)
@@ -186,4 +195,16 @@ def parse_arguments(
         for name in ("dataset_name", "eval_split"):
             defaults.pop(name, None)
     parser.set_defaults(**defaults)
-    return recipe, *parser.parse_args_into_dataclasses(args)
+    model_args, data_args, training_args = parser.parse_args_into_dataclasses(args)
+    if training_args.evaluation is not None:
+        recipe = replace(recipe, evaluation=_parse_evaluation(training_args.evaluation))
+    return recipe, model_args, data_args, training_args
+
+
+def _parse_evaluation(text: str) -> list[dict]:
+    try:
+        evaluation = yaml.safe_load(text)
+        build_evaluators(evaluation)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"--evaluation {text!r}: {error}") from error
+    return evaluation

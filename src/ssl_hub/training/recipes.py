@@ -12,7 +12,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from ..configuration_utils import SSLConfig
 from ..models.auto import ALGORITHMS
 
-SECTIONS = {"extends": str, "model": dict, "views": list, "training": dict}
+SECTIONS = {"extends": str, "model": dict, "views": list, "training": dict, "evaluation": list}
 
 
 @dataclass
@@ -24,12 +24,14 @@ class Recipe:
         model: the model's configuration, with its `model_type`.
         views: what `ssl_hub.data.views.build_views` takes.
         training: defaults of the training arguments, by name.
+        evaluation: what `ssl_hub.evaluation.evaluators.build_evaluators` takes; None for the default.
     """
 
     name: str
     model: dict
     views: list[dict]
     training: dict = field(default_factory=dict)
+    evaluation: list[dict] | None = None
 
     def build_config(self, overrides: str | None = None) -> SSLConfig:
         """Makes the model's configuration, with `overrides` such as `"mask_ratio=0.6,backbone_config.patch_size=8"`."""
@@ -56,7 +58,8 @@ def list_recipes() -> list[str]:
 def load_recipe(name_or_file: str) -> Recipe:
     """Reads a recipe of ssl_hub by its name, or any by the path of its `.yaml` file.
 
-    A recipe that `extends` another one takes over what it does not say itself.
+    A recipe that `extends` another one takes over what it does not say itself; `views` and `evaluation` are replaced as
+    a whole.
     """
     names = list_recipes()
     if name_or_file in names:
@@ -91,6 +94,7 @@ def load_recipe(name_or_file: str) -> Recipe:
         model=_merge(parent.model, content.get("model", {})),
         views=content.get("views", parent.views),
         training=_merge(parent.training, content.get("training", {})),
+        evaluation=content.get("evaluation", parent.evaluation),
     )
 
 
