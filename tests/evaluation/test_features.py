@@ -1,10 +1,10 @@
 from io import BytesIO
 
 import datasets
+import gather_process
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -22,7 +22,6 @@ from ssl_hub.evaluation.features import (
     gather_feature_tables,
     process_rows,
 )
-from ssl_hub.lifecycle import FeatureTable
 
 
 class Backbone(nn.Module):
@@ -163,37 +162,28 @@ def test_a_dataset_without_a_readable_image():
     assert table.features.shape == (2, 0) and not table.known.any()
 
 
-NUM_PROCESSES = 3
-
-
-def shared_dataset():
-    """The first of three processes cannot read any of its images."""
-    return image_dataset().select([0, 3, 1, 2, 9, 4, 5])
-
-
-def run_process(rank, folder):
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=NUM_PROCESSES)
-    features_module._MAX_ENTRIES = 15  # three rows at a time
-    dataset = shared_dataset()
-    rows = process_rows(len(dataset))
-    loader = image_loader(dataset.select(rows), 2)
-    table = extract_feature_table(None, image_model(), loader, len(dataset), offset=rows.start)
-    table = gather_feature_tables(table)
-    save_file({"features": table.features, "known": table.known}, f"{folder}/{rank}.safetensors")
-    with pytest.raises(ValueError, match="4 rows were extracted by several processes"):
-        gather_feature_tables(FeatureTable(torch.zeros(10, 2), torch.arange(10) < 4))
-    dist.destroy_process_group()
-
-
-def test_processes_get_the_table_of_one_process(tmp_path):
-    dataset = shared_dataset()
+def test_processes_get_the_table_of_one_process(tmp_path, monkeypatch):
+    dataset = image_dataset().select([0, 3, 1, 2, 9, 4, 5])  # the first of three processes can read none of its images
     expected = extract_feature_table(None, image_model(), image_loader(dataset, 2), len(dataset))
     assert gather_feature_tables(expected) is expected
-    mp.spawn(run_process, (tmp_path,), nprocs=NUM_PROCESSES)
-    first = load_file(tmp_path / "0.safetensors")
+    assert process_rows(len(dataset)) == range(7)
+    all_rows = []
+    for rank in range(3):
+        with monkeypatch.context() as context:
+            context.setattr(features_module, "num_processes", lambda: 3)
+            context.setattr(features_module, "process_index", lambda rank=rank: rank)
+            rows = process_rows(len(dataset))
+        all_rows += rows
+        loader = image_loader(dataset.select(rows), 2)
+        part = extract_feature_table(None, image_model(), loader, len(dataset), offset=rows.start)
+        save_file({"features": part.features, "known": part.known}, tmp_path / f"part-{rank}.safetensors")
+    assert all_rows == list(range(7))
+
+    mp.spawn(gather_process.run, (3, str(tmp_path)), nprocs=3)
+    first = load_file(tmp_path / "table-0.safetensors")
     torch.testing.assert_close(first["features"], expected.features)
-    for rank in range(NUM_PROCESSES):
-        table = load_file(tmp_path / f"{rank}.safetensors")
+    for rank in range(3):
+        table = load_file(tmp_path / f"table-{rank}.safetensors")
         assert torch.equal(table["known"], expected.known)
         assert torch.equal(table["features"], first["features"])
 
