@@ -9,6 +9,7 @@ from ssl_hub import DenseCLConfig, MoCoConfig, SwAVConfig, SwAVModel
 from ssl_hub.conversion import mmselfsup
 from ssl_hub.conversion.state_dicts import load_strictly
 from ssl_hub.data.processing import Normalize
+from ssl_hub.lifecycle import cosine_ramp
 from ssl_hub.models.barlowtwins.modeling_barlowtwins import BarlowTwinsHead
 from ssl_hub.models.densecl.modeling_densecl import DenseCLNeck
 from ssl_hub.models.mae.modeling_mae import MAEDecoder, MAEHead, MAEViTModel
@@ -21,7 +22,7 @@ from ssl_hub.modules.losses import contrastive_loss, cosine_loss, normalize
 from ssl_hub.modules.masking import patchify, unpatchify
 from ssl_hub.modules.necks import NonLinearNeck
 from ssl_hub.modules.position_embeddings import sincos_position_embedding_2d
-from ssl_hub.modules.teachers import MomentumTeacher, cosine_momentum
+from ssl_hub.modules.teachers import MomentumTeacher
 
 
 class UnsupportedCaseError(Exception):
@@ -207,10 +208,10 @@ def check_cosine_ema(case: Case) -> None:
     fields = case.sidecar["fields"]
     for setting, expected in zip(fields["settings"], case["output/momentum"], strict=True):
         if setting["end"] == 1:  # where ours always ends
-            momenta = [cosine_momentum(setting["base"], step / setting["max_iters"]) for step in case["input/steps"]]
+            momenta = [cosine_ramp(setting["base"], 1.0, step / setting["max_iters"]) for step in case["input/steps"]]
             case.compare("schedule", torch.tensor(momenta), expected)
     run = fields["run"]
-    check_updates(case, lambda update: cosine_momentum(run["base"], update / run["max_iters"]))
+    check_updates(case, lambda update: cosine_ramp(run["base"], 1.0, update / run["max_iters"]))
 
 
 def check_updates(case: Case, momentum) -> None:

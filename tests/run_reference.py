@@ -20,7 +20,7 @@ from ssl_hub.conversion import mmselfsup
 from ssl_hub.conversion.state_dicts import load_strictly
 from ssl_hub.models.mae.modeling_mae import MAEModel
 from ssl_hub.modules.masking import patchify, visible_patch_indices
-from ssl_hub.modules.teachers import cosine_momentum
+from ssl_hub.lifecycle import cosine_ramp
 
 TOLERANCE = 1e-5
 
@@ -88,10 +88,10 @@ def check_joint_embedding(case: Case) -> None:
 
     model = AutoModel.from_config(mmselfsup.convert_config(case.config)).train()
     # what MMSelfSup keeps outside its state dict
-    load_strictly(model, convert(case.under("state/")), new=("counter.", "memory.vectors", "memory.filling"))
+    load_strictly(model, convert(case.under("state/")), new=("memory.vectors",))
     steps = next((int(tensor) for key, tensor in case.under("state/").items() if key.endswith(".steps")), 0)
     if "max_iters" in case.sidecar["runtime"]:
-        momentum = cosine_momentum(case.config["base_momentum"], steps / case.sidecar["runtime"]["max_iters"])
+        momentum = cosine_ramp(case.config["base_momentum"], 1.0, steps / case.sidecar["runtime"]["max_iters"])
     else:
         momentum = case.config.get("momentum")
     views = [case[f"input/{view}"] for view in range(sum(key.startswith("input/") for key in case.tensors))]
@@ -116,11 +116,11 @@ def check_joint_embedding(case: Case) -> None:
         model.config.queue_size = 0
     elif "output/second_step.loss_total" in case:
         if "max_iters" in case.sidecar["runtime"]:
-            momentum = cosine_momentum(case.config["base_momentum"], (steps + 1) / case.sidecar["runtime"]["max_iters"])
+            momentum = cosine_ramp(case.config["base_momentum"], 1.0, (steps + 1) / case.sidecar["runtime"]["max_iters"])
         follow()
         loss("second_step.")
 
-    load_strictly(model, convert(state), new=("counter.", "memory.vectors", "memory.filling"))
+    load_strictly(model, convert(state), new=("memory.vectors",))
     model.eval()
     features = model(views[0]).last_hidden_state
     if "output/tensor.0.1" in case:  # a ViT's patch map, then its class token
@@ -135,11 +135,10 @@ def check_swav_queue(case: Case, model, loss) -> None:
     """An empty queue is filled only; a full one takes part in the assignment, and then once more, moved on."""
     queue = case["memory/queue"]
     model.config.queue_size = queue.shape[1]
-    model.memory.filling.fill_(True)
     for scenario, vectors in (("queue_empty.", torch.zeros_like(queue)), ("queue.", queue), ("second_step.", None)):
         if vectors is not None:
             state = mmselfsup.convert_state_dict("SwAV", case.under("state/"))
-            load_strictly(model, state, new=("counter.", "memory."))
+            load_strictly(model, state, new=("memory.",))
             model.memory.vectors = vectors.clone()
         loss(scenario)
         if vectors is not None:

@@ -15,7 +15,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from ssl_hub import MAEConfig
 from ssl_hub.data.processing import build_image_processor
 from ssl_hub.hub.publishing import save_for_sharing
-from ssl_hub.models.auto import ALGORITHMS
+from ssl_hub.registry import ALGORITHMS
 from ssl_hub.training.arguments import DataArguments, ModelArguments, PretrainingArguments
 from ssl_hub.training.recipes import list_recipes, load_recipe
 

@@ -1,5 +1,7 @@
 """What every algorithm must do. A test class of an algorithm inherits `SSLModelTests` and says what is asked below."""
 
+import importlib
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -17,9 +19,18 @@ from ssl_hub.data.images import decode_image
 from ssl_hub.data.loading import build_train_loader
 from ssl_hub.data.processing import Normalize, build_image_processor
 from ssl_hub.data.views import build_views
+from ssl_hub.lifecycle import FeatureTable, Progress
 from ssl_hub.modules.backbones import backbone_hidden_size
 
 BATCH_SIZE = 8
+
+
+def find_test_class(model_type: str) -> type["SSLModelTests"]:
+    """The test class of an algorithm, in the file that is named after it."""
+    module = importlib.import_module(f"test_{model_type}")
+    classes = [each for each in vars(module).values() if isinstance(each, type) and issubclass(each, SSLModelTests)]
+    (found,) = (each for each in classes if getattr(each, "config_class", None) is not None)
+    return found
 
 
 class SSLModelTests:
@@ -197,10 +208,39 @@ class SSLModelTests:
         assert loss.item() == pytest.approx(exact.item(), rel=0.03, abs=0.02)
         assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
+    def test_a_compiled_step_is_one_graph_compiled_once(self):
+        model, inputs = self.model().train(), self.loss_inputs(BATCH_SIZE)
+        torch._dynamo.reset()
+        step = torch.compile(model, backend="eager", fullgraph=True)
+        for number in range(3):
+            model.begin_step(Progress(number, 3, 1))
+            with torch._dynamo.config.patch(error_on_recompile=number > 0):
+                step(self.images(), mode="loss", **inputs).loss.backward()
+
     def test_hooks(self):
+        """In the order of a run, and that the scheduled values of a loaded model are those of a run's end."""
         model = self.model()
-        model.begin_epoch(0, lambda: torch.randn(20, backbone_hidden_size(model.backbone)))
-        model.end_step(0.5)
+
+        def features(extract=None):
+            return FeatureTable(torch.randn(20, backbone_hidden_size(model.backbone)), torch.ones(20, dtype=torch.bool))
+
+        model.begin_run(20)
+        for step in range(4):
+            if step % 2 == 0:
+                weights = model.begin_epoch(Progress(step, 4, 2), features)
+                assert weights is None or weights.shape == (20,)
+            model.begin_step(Progress(step, 4, 2))
+            model.end_step(Progress(step + 1, 4, 2))
+
+    def test_a_loaded_model_is_as_at_the_end_of_a_run(self, tmp_path):
+        model = self.model()
+        for name in getattr(model, "scheduled", {}):
+            model.set_scheduled(**{name: 0.25})
+        model.save_pretrained(tmp_path)
+        loaded = AutoModel.from_pretrained(tmp_path)
+        assert {name: loaded.get_buffer(name).item() for name in getattr(loaded, "scheduled", {})} == getattr(
+            model, "scheduled", {}
+        )
 
     def test_loss_falls_on_real_images(self):
         model = self.model().train()
@@ -216,7 +256,7 @@ class SSLModelTests:
                 loss.backward()
                 optimizer.step()
                 optimizer.zero_grad()
-                model.end_step((len(losses) + 1) / 100)
                 losses.append(loss.item())
+                model.end_step(Progress(len(losses), 100))
         first, last = losses[self.first_step], sum(losses[-5:]) / 5
         assert last < self.loss_ratio * first, f"the loss went from {first} to {last}"

@@ -15,12 +15,16 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_utils import JointEmbeddingConfig, SSLConfig
 from .distributed import check_batch_for_batchnorm
+from .lifecycle import FeatureTable, ParameterRule, Progress
 from .modeling_outputs import ProjectionOutput, SSLLossOutput
 from .modules.backbones import backbone_hidden_size, build_backbone, pool_features, run_backbone
 from .modules.losses import normalize
-from .modules.memories import Queue, StepCounter
+from .modules.memories import Queue
 
 MODES = ("tensor", "loss", "predict")
+
+# The submodules that an algorithm has besides its backbone.
+SUBMODULES = ("neck", "head", "teacher", "memory", "target_generator")
 
 
 class SSLPreTrainedModel(PreTrainedModel):
@@ -36,7 +40,8 @@ class SSLPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
 
-    def _check_pixel_values(self, pixel_values: torch.Tensor) -> None:
+    def check_pixel_values(self, pixel_values: torch.Tensor) -> None:
+        """Raises `ValueError` unless `pixel_values` are a batch of images `(B, C, H, W)` for this model."""
         channels = self.config.num_channels
         if pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
             raise ValueError(
@@ -46,7 +51,7 @@ class SSLPreTrainedModel(PreTrainedModel):
             )
 
     def _backbone_features(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
-        self._check_pixel_values(pixel_values)
+        self.check_pixel_values(pixel_values)
         # The backbone reads its own configuration; a user sets these on ours. Passed on only where they are asked for:
         # not every backbone takes both.
         for name in ("output_hidden_states", "output_attentions"):
@@ -69,15 +74,16 @@ class SSLModel(SSLPreTrainedModel):
 
     A subclass implements `loss` and `predict`. Call the model itself with a mode rather than these methods: a method
     call goes around the hooks of DistributedDataParallel and `torch.compile`.
+
+    A training loop calls `begin_run` once, `begin_epoch` before every epoch, `begin_step` before and `end_step` after
+    every optimizer step. A model that is told nothing is as at the end of a run.
     """
 
-    # Names (their last part) of parameters that the paper keeps free of weight decay besides biases and norms.
-    no_weight_decay: tuple[str, ...] = ()
     # Whether BatchNorm uses the statistics of all processes.
     sync_batchnorm: bool = True
-    # Beginnings of the names of parameters whose learning rate stays the same while the schedule changes the others'.
-    constant_learning_rate: tuple[str, ...] = ()
-    # Beginnings of the names of what a checkpoint keeps for training and what is shared leaves out.
+    # Settings of single parameters; the first rule that matches a name holds. One without a match is an error.
+    parameter_rules: ClassVar[tuple[ParameterRule, ...]] = ()
+    # Beginnings of the names, in the state dict, of what is kept in checkpoints and left out of what is shared.
     training_state: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
@@ -135,10 +141,24 @@ class SSLModel(SSLPreTrainedModel):
         elif isinstance(module, Queue):
             init.copy_(module.vectors, module.random_vectors())
             init.zeros_(module.pointer)
-        elif isinstance(module, StepCounter):
-            init.zeros_(module.steps)
         else:
             super()._init_weights(module)
+        for name, value in getattr(module, "scheduled", {}).items():
+            init.constant_(module.get_buffer(name), value)
+
+    def register_scheduled(self, **end_values: float) -> None:
+        """Adds buffers `()` for values that `begin_step` sets and `loss` reads, with what they are at a run's end.
+
+        They are tensors, so that a compiled step is not compiled anew when they change, and not saved.
+        """
+        self.scheduled = {**getattr(self, "scheduled", {}), **end_values}
+        for name, value in end_values.items():
+            self.register_buffer(name, torch.tensor(float(value)), persistent=False)
+
+    def set_scheduled(self, **values: float) -> None:
+        """Sets values that `register_scheduled` has added."""
+        for name, value in values.items():
+            self.get_buffer(name).fill_(value)
 
     @can_return_tuple
     def forward(self, pixel_values: torch.Tensor, *, mode: str = "tensor", **inputs) -> ModelOutput:
@@ -185,16 +205,32 @@ class SSLModel(SSLPreTrainedModel):
         """`mode="predict"`."""
         raise NotImplementedError(f"{type(self).__name__} does not implement predict()")
 
-    def begin_epoch(self, epoch: int, features: Callable[[], torch.Tensor]) -> None:
-        """Called before every epoch, on every process.
+    def begin_run(self, num_samples: int | None) -> None:
+        """Called once, before the optimizer is made and before a checkpoint is loaded: memory banks get their size.
 
         Args:
-            epoch: counted from 0.
-            features: computes the features `(N, D)` of the whole dataset, in its order, when it is called.
+            num_samples: images in the dataset; None for a stream.
         """
 
-    def end_step(self, progress: float) -> None:
-        """Called after every optimizer step; `progress` in (0, 1] is the share of the training that is done."""
+    def begin_epoch(self, progress: Progress, features: Callable[..., FeatureTable]) -> torch.Tensor | None:
+        """Called before every epoch, on every process, with random generators that are alike on all of them.
+
+        It is not called again when a run is resumed within an epoch: what it keeps for the epoch has to be a buffer.
+
+        Args:
+            features: computes the [`FeatureTable`] of the whole dataset when it is called, of the pooled features or of
+                what a function of `pixel_values` `(B, C, H, W)` makes: `features(extract)`.
+
+        Returns:
+            `torch.FloatTensor` of shape `(num_samples,)` or None: weights by which the epoch's images are drawn, with
+            replacement; None for every image once.
+        """
+
+    def begin_step(self, progress: Progress) -> None:
+        """Called before every optimizer step; `progress.step` steps are done."""
+
+    def end_step(self, progress: Progress) -> None:
+        """Called after every optimizer step, which `progress.step` counts already."""
 
 
 class JointEmbeddingModel(SSLModel):
@@ -219,20 +255,20 @@ class JointEmbeddingModel(SSLModel):
 
     def project(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """The student's projections `(B, projection_size)` of one view, not normalised."""
-        return self._in_chunks(lambda images: self.neck(self.pooled_features(self.backbone, images)), pixel_values)
+        return self.in_chunks(lambda images: self.neck(self.pooled_features(self.backbone, images)), pixel_values)
 
     @torch.no_grad()
     def teacher_project(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """The teacher's projections `(B, projection_size)` of one view, without a gradient."""
         teacher = self.teacher
-        return self._in_chunks(
+        return self.in_chunks(
             lambda images: teacher.neck(self.pooled_features(teacher.backbone, images)), pixel_values
         )
 
     def pooled_features(self, backbone: PreTrainedModel, pixel_values: torch.Tensor) -> torch.Tensor:
         return pool_features(run_backbone(backbone, pixel_values), self.config.pooling)
 
-    def _in_chunks(self, function: Callable, pixel_values: torch.Tensor):
+    def in_chunks(self, function: Callable, pixel_values: torch.Tensor):
         """Applies a function to a batch, in chunks if `loss_chunk_size` says so, with the exact gradient.
 
         A chunk keeps its images only and is computed once more for its gradient, when the loss of the whole batch has
@@ -248,11 +284,12 @@ class JointEmbeddingModel(SSLModel):
 
     def predict(self, pixel_values: torch.Tensor) -> ProjectionOutput:
         """`mode="predict"`: the L2-normalised projection of one view, so that two images can be compared."""
-        self._check_pixel_values(pixel_values)
+        self.check_pixel_values(pixel_values)
         with torch.no_grad():
             return ProjectionOutput(projection=normalize(self.project(pixel_values)))
 
-    def _check_views(self, views: Sequence[torch.Tensor], same_size: bool = True) -> None:
+    def check_views(self, views: Sequence[torch.Tensor], same_size: bool = True) -> None:
+        """Raises `ValueError` unless `views` are `num_views` batches of the same images, and of one size if asked."""
         if isinstance(views, torch.Tensor) or len(views) != self.num_views:
             given = "one tensor" if isinstance(views, torch.Tensor) else f"a list of {len(views)}"
             raise ValueError(
@@ -261,7 +298,7 @@ class JointEmbeddingModel(SSLModel):
                 "recipe, the counts of the views add up to that."
             )
         for view in views:
-            self._check_pixel_values(view)
+            self.check_pixel_values(view)
         shapes = [tuple(view.shape) for view in views]
         if len({shape[0] for shape in shapes}) > 1 or (same_size and len(set(shapes)) > 1):
             raise ValueError(
@@ -278,9 +315,7 @@ class SSLForImageClassification(SSLPreTrainedModel):
     out, the classifier is new.
     """
 
-    _keys_to_ignore_on_load_unexpected = [  # noqa: RUF012 - transformers' name and type
-        r"^(neck|head|teacher|memory|counter|target_generator)\."
-    ]
+    _keys_to_ignore_on_load_unexpected = [rf"^({'|'.join(SUBMODULES)})\."]  # noqa: RUF012 - transformers' name and type
 
     def __init__(self, config: SSLConfig):
         super().__init__(config)

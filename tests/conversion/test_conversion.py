@@ -12,7 +12,7 @@ from ssl_hub import MAEConfig, MAEModel
 from ssl_hub.conversion import facebook, mmselfsup
 from ssl_hub.conversion.sources import SOURCES, load_foreign_checkpoint
 from ssl_hub.conversion.state_dicts import load_strictly, read_checkpoint
-from ssl_hub.models.auto import ALGORITHMS
+from ssl_hub.registry import ALGORITHMS
 
 REPOSITORY = Path(__file__).parents[2]
 VIT = {

@@ -2,23 +2,20 @@ import json
 import logging
 from typing import ClassVar
 
-import datasets
 import pytest
 import torch
 from matplotlib.figure import Figure
 from transformers import ViTConfig
 
 from ssl_hub import SimCLRConfig
+from ssl_hub.evaluation.base import LabelledFeatures
 from ssl_hub.evaluation.evaluators import (
     DEFAULT_EVALUATION,
     EVALUATORS,
     METRICS,
     Evaluator,
-    LabelledFeatures,
     Metric,
     build_evaluators,
-    check_evaluators,
-    default_evaluation,
     describe_metrics,
 )
 from ssl_hub.evaluation.knn import knn_accuracy
@@ -53,7 +50,7 @@ def test_evaluators_give_what_their_functions_give():
 
 
 def test_the_default_logs_what_it_always_did():
-    evaluators = build_evaluators(DEFAULT_EVALUATION)
+    evaluators = build_evaluators(None)
     assert [name for evaluator in evaluators for name in evaluator.metrics] == [
         "knn_accuracy",
         "embedding_std",
@@ -99,31 +96,22 @@ def test_bad_specifications(specs, message):
         build_evaluators(specs)
 
 
-def test_what_the_data_does_not_have(caplog):
-    columns = {"image": [0, 1], "label": [0, 1]}
-    labelled = datasets.Dataset.from_dict(columns)
-    unlabelled = labelled.remove_columns("label")
-    stream = labelled.to_iterable_dataset()
-    evaluators = build_evaluators(DEFAULT_EVALUATION)
-    check_evaluators(evaluators, labelled, labelled)
-    check_evaluators(build_evaluators([{"type": "label_free"}]), stream, unlabelled)
-    for train, evaluation, message in (
-        (
-            unlabelled,
-            labelled,
-            "'knn' needs labels, and the training split has none; its columns are image: .*_name, or",
-        ),
-        (labelled, unlabelled, "'knn' needs labels, and the evaluation split has none"),
-        (stream, labelled, "'knn' needs the training images by index, and they are streamed"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            check_evaluators(evaluators, train, evaluation)
-        with caplog.at_level(logging.WARNING):
-            assert default_evaluation(train, evaluation) == [{"type": "label_free"}]
-        assert "left out the evaluation 'knn', which needs" in caplog.text
-        caplog.clear()
-    assert default_evaluation(labelled, labelled) == default_evaluation(stream, None) == DEFAULT_EVALUATION
+@pytest.mark.parametrize(
+    ("lacking", "message"),
+    [
+        ("has_train_labels", "'knn' needs labels, and the training split has none: .*_name, or leave 'knn' out"),
+        ("has_eval_labels", "'knn' needs labels, and the evaluation split has none"),
+        ("has_train_features", "'knn' needs the training images by index, and they are streamed"),
+    ],
+)
+def test_what_the_data_does_not_have(lacking, message, caplog):
+    with pytest.raises(ValueError, match=message):
+        build_evaluators(DEFAULT_EVALUATION, **{lacking: False})
     assert not caplog.records
+    with caplog.at_level(logging.WARNING):
+        assert [evaluator.type for evaluator in build_evaluators(None, **{lacking: False})] == ["label_free"]
+    assert "left out the evaluation 'knn', which needs" in caplog.text
+    assert len(build_evaluators([{"type": "label_free"}], **{lacking: False})) == 1
 
 
 @pytest.fixture

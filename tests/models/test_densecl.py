@@ -9,7 +9,7 @@ from ssl_hub import DenseCLConfig, DenseCLForImageClassification, DenseCLModel
 class TestDenseCL(JointEmbeddingTests):
     config_class, model_class, classifier_class = DenseCLConfig, DenseCLModel, DenseCLForImageClassification
 
-    tiny = {"projection_hidden_size": 32, "projection_size": 16, "queue_size": 128, "momentum": 0.999}
+    tiny = {"projection_hidden_size": 32, "projection_size": 16, "queue_size": 128, "teacher_momentum": 0.999}
     # The queues begin with random keys, which are easily told apart.
     first_step, training_steps, loss_ratio = 12, 60, 0.97
 
@@ -22,10 +22,10 @@ class TestDenseCL(JointEmbeddingTests):
 
     def test_late_start_of_the_dense_loss(self):
         model = self.model(dense_loss_start_step=2).train()
+        model.begin_step(Progress(1, 10))
         outputs = model(self.images(), mode="loss")
         assert outputs.loss.item() == pytest.approx(outputs.losses["global"].item())
-        model.end_step(0.1)
-        model.end_step(0.2)
+        model.begin_step(Progress(2, 10))
         outputs = model(self.images(), mode="loss")
         expected = 0.5 * (outputs.losses["global"] + outputs.losses["dense"])
         assert outputs.loss.item() == pytest.approx(expected.item())

@@ -9,7 +9,7 @@ from ssl_hub import MoCoConfig, MoCoForImageClassification, MoCoModel
 class TestMoCo(JointEmbeddingTests):
     config_class, model_class, classifier_class = MoCoConfig, MoCoModel, MoCoForImageClassification
 
-    tiny = {"projection_hidden_size": 32, "projection_size": 16, "queue_size": 512, "momentum": 0.99}
+    tiny = {"projection_hidden_size": 32, "projection_size": 16, "queue_size": 512, "teacher_momentum": 0.99}
     # The queue begins with random keys, which are easily told apart.
     learning_rate, first_step, training_steps, loss_ratio = 1e-3, 16, 80, 0.98
 

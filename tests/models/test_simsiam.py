@@ -1,3 +1,5 @@
+import re
+
 from joint_embedding_common import BACKBONES, JointEmbeddingTests
 
 from ssl_hub import SimSiamConfig, SimSiamForImageClassification, SimSiamModel
@@ -16,7 +18,8 @@ class TestSimSiam(JointEmbeddingTests):
         assert all(p.grad is None for p in model.neck.parameters())
 
     def test_predictor_keeps_its_learning_rate(self):
-        names = [n for n, _ in self.model().named_parameters() if n.startswith(SimSiamModel.constant_learning_rate)]
+        (rule,) = SimSiamModel.parameter_rules
+        names = [n for n, _ in self.model().named_parameters() if rule.constant_lr and re.search(rule.pattern, n)]
         assert names == [n for n, _ in self.model().named_parameters() if "predictor" in n] != []
 
     def test_residual_blocks_start_as_the_identity(self):

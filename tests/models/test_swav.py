@@ -4,6 +4,7 @@ from joint_embedding_common import JointEmbeddingTests
 from test_modeling_common import BATCH_SIZE
 
 from ssl_hub import SwAVConfig, SwAVForImageClassification, SwAVModel
+from ssl_hub.lifecycle import Progress
 from ssl_hub.models.swav.modeling_swav import sinkhorn
 
 
@@ -46,24 +47,29 @@ class TestSwAV(JointEmbeddingTests):
     def test_prototypes_are_unit_vectors_and_frozen_at_first(self):
         model = self.model(freeze_prototypes_steps=1).train()
         for step, moves in enumerate((False, True)):
+            model.begin_step(Progress(step, 10))
             model.zero_grad()
             model(self.images(), mode="loss").loss.backward()
             assert torch.allclose(model.head.prototypes.weight.norm(dim=1), torch.ones(12), atol=1e-6)
             assert bool(model.head.prototypes.weight.grad.any()) is moves, step
-            model.end_step(0.1)
 
     def test_queue_fills_from_its_epoch_and_serves_when_full(self):
         model = self.model(queue_start_epoch=2, queue_size=16).train()
-        model.begin_epoch(1, None)
+        model.begin_step(Progress(19, 50, steps_per_epoch=10))
         model(self.images(), mode="loss")
         assert not model.memory.vectors.any()
-        model.begin_epoch(2, None)
+        model.begin_step(Progress(20, 50, steps_per_epoch=10))
         for full in (False, True):
             model(self.images(), mode="loss")
-            assert model.memory.is_full() is full
+            assert bool(model.memory.is_full()) is full
         plain = self.model(queue_size=0).eval()(self.images(), mode="loss").loss
         with_queue = model.eval()(self.images(), mode="loss").loss
         assert not torch.isclose(plain, with_queue)
+
+    def test_a_stream_has_no_epoch_for_the_queue_to_start(self):
+        with pytest.raises(ValueError, match="without streaming, or set the epoch .* to 0"):
+            self.model(queue_start_epoch=2).begin_step(Progress(0, 50))
+        self.model(queue_start_epoch=0).begin_step(Progress(0, 50))
 
     def test_values_that_cannot_work(self):
         with pytest.raises(ValueError, match="num_prototypes must be at least 2, got 1"):

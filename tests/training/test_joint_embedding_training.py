@@ -57,7 +57,7 @@ def test_the_teacher_follows_once_an_optimizer_step(tmp_path, monkeypatch):
         follow(self, student, momentum)
 
     monkeypatch.setattr(MomentumTeacher, "follow", noted)
-    trainer = build_trainer("byol", tmp_path, "base_momentum=0.9", gradient_accumulation_steps=2, max_train_steps=2)
+    trainer = build_trainer("byol", tmp_path, "teacher_base_momentum=0.9", gradient_accumulation_steps=2, max_train_steps=2)
     followed.clear()  # the copy of a new model
     trainer.train()
     assert followed == [pytest.approx(0.95), pytest.approx(1.0)]

@@ -179,7 +179,7 @@ def _barlowtwins_config(config: dict) -> BarlowTwinsConfig:
 def _byol_config(config: dict) -> BYOLConfig:
     return BYOLConfig(
         predictor_hidden_size=config["head"]["predictor"]["hid_channels"],
-        base_momentum=config.get("base_momentum", 0.996),
+        teacher_base_momentum=config.get("base_momentum", 0.996),
         **_joint_embedding_fields(config),
     )
 
@@ -199,7 +199,7 @@ def _moco_config(config: dict) -> MoCoConfig:
 def _queue_fields(config: dict) -> dict:
     return {
         "queue_size": config.get("queue_len", 65536),
-        "momentum": config.get("momentum", 0.999),
+        "teacher_momentum": config.get("momentum", 0.999),
         "temperature": config["head"].get("temperature", 0.1),
         **_joint_embedding_fields(config),
     }
@@ -212,7 +212,7 @@ def _mocov3_config(config: dict) -> MoCoV3Config:
         predictor_hidden_size=head["predictor"]["hid_channels"],
         predictor_last_batchnorm=head["predictor"].get("with_last_bn", True),
         temperature=head.get("temperature", 1.0),
-        base_momentum=config.get("base_momentum", 0.99),
+        teacher_base_momentum=config.get("base_momentum", 0.99),
         freeze_patch_projection=config["backbone"].get("stop_grad_conv1", False),
         **_joint_embedding_fields(config),
     )

@@ -22,8 +22,8 @@ SOURCES = {
         {model_type: partial(facebook.convert_state_dict, model_type) for model_type in facebook.RULES},
     ),
 }
-# What no source keeps in its checkpoint, by model_type: how many steps were made, and SwAV's queue.
-KEPT_ELSEWHERE = {"densecl": ("counter.",), "swav": ("counter.", "memory.")}
+# What no source keeps in its checkpoint, by model_type.
+KEPT_ELSEWHERE = {"swav": ("memory.",)}
 
 
 def load_foreign_checkpoint(model: SSLModel, path: str | Path, source: str, new: Sequence[str] = ()) -> None:

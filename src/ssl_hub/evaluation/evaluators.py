@@ -1,56 +1,72 @@
 """The evaluations of a run, by the names that recipes and the command line use."""
 
-from __future__ import annotations
-
 import importlib
 import logging
 import pkgutil
 from collections.abc import Iterable
 from dataclasses import fields
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
 
-from .base import EVALUATORS, METRICS, Evaluator, LabelledFeatures, Metric
-
-if TYPE_CHECKING:
-    import datasets
+from .base import EVALUATORS, METRICS, Evaluator, Metric
 
 # A protocol is a file of this package: importing it makes it known.
 for _module in pkgutil.iter_modules(importlib.import_module(__package__).__path__):
     if f"{__package__}.{_module.name}" != __name__:
         importlib.import_module(f".{_module.name}", __package__)
 
-__all__ = [
-    "DEFAULT_EVALUATION",
-    "EVALUATORS",
-    "METRICS",
-    "Evaluator",
-    "LabelledFeatures",
-    "Metric",
-    "build_evaluators",
-    "check_evaluators",
-    "default_evaluation",
-    "describe_metrics",
-]
+__all__ = ["DEFAULT_EVALUATION", "EVALUATORS", "METRICS", "Evaluator", "Metric", "build_evaluators", "describe_metrics"]
 
 DEFAULT_EVALUATION = [{"type": "knn"}, {"type": "label_free"}]
 
 logger = logging.getLogger(__name__)
 
 
-def build_evaluators(specs: list[dict]) -> list[Evaluator]:
+def build_evaluators(
+    specs: list[dict] | None,
+    *,
+    has_eval_labels: bool = True,
+    has_train_labels: bool = True,
+    has_train_features: bool = True,
+) -> list[Evaluator]:
     """Builds the evaluators of a recipe's `evaluation` section.
 
     Args:
         specs: such as `[{"type": "knn", "k": 20}, {"type": "label_free"}]`: protocols, each with its options. A protocol
-            can be there once, because its metrics have fixed names.
+            can be there once, because its metrics have fixed names. None gives `DEFAULT_EVALUATION`; what of it the data
+            does not allow is left out, with a warning.
+        has_eval_labels, has_train_labels: whether the evaluation and the training set have labels.
+        has_train_features: whether the training images can be evaluated: those of a stream cannot.
 
     Raises:
-        ValueError: an unknown protocol or option, an option out of range, or a protocol that is there twice.
+        ValueError: an unknown protocol or option, an option out of range, a protocol that is there twice, or one that
+            needs what the data does not have.
     """
-    if not isinstance(specs, list) or not all(
-        isinstance(spec, dict) and isinstance(spec.get("type"), str) for spec in specs
-    ):
+    allowed = []
+    for evaluator in [_build(spec) for spec in _check_specs(DEFAULT_EVALUATION if specs is None else specs)]:
+        lacks = None
+        if evaluator.needs_train_features and not has_train_features:
+            lacks = "the training images by index, and they are streamed: load them without --streaming"
+        elif evaluator.needs_labels and not has_eval_labels:
+            lacks = "labels, and the evaluation split has none: name their column with --label_column_name"
+        elif evaluator.needs_labels and evaluator.needs_train_features and not has_train_labels:
+            lacks = "labels, and the training split has none: name their column with --label_column_name"
+        if lacks is None:
+            allowed.append(evaluator)
+        elif specs is None:
+            logger.warning("left out the evaluation %r, which needs %s", evaluator.type, lacks)
+        else:
+            raise ValueError(f"the evaluation {evaluator.type!r} needs {lacks}, or leave {evaluator.type!r} out")
+    return allowed
+
+
+def describe_metrics(metrics: dict[str, float]) -> str:
+    """The values of metrics in words, such as "kNN accuracy 87.65%, RankMe (effective rank) 7.25"."""
+    return ", ".join(f"{METRICS[name].title} {METRICS[name].format(value)}" for name, value in metrics.items())
+
+
+def _check_specs(specs: list[dict]) -> list[dict]:
+    is_list = isinstance(specs, list)
+    if not is_list or not all(isinstance(spec, dict) and isinstance(spec.get("type"), str) for spec in specs):
         raise ValueError(
             f"evaluation must be a list such as [{{type: knn, k: 20}}, {{type: label_free}}]; got {specs!r}"
         )
@@ -59,50 +75,7 @@ def build_evaluators(specs: list[dict]) -> list[Evaluator]:
         raise ValueError(
             f"evaluation has {', '.join(repeated)} more than once, and both would log the same metrics: keep one of them"
         )
-    return [_build(spec) for spec in specs]
-
-
-def check_evaluators(
-    evaluators: list[Evaluator],
-    train_dataset: datasets.Dataset | datasets.IterableDataset,
-    eval_dataset: datasets.Dataset,
-) -> None:
-    """Raises a ValueError if an evaluator needs what the datasets, as `load_image_dataset` returns them, do not have."""
-    for evaluator in evaluators:
-        if lacks := _what_lacks(evaluator, train_dataset, eval_dataset):
-            raise ValueError(f"the evaluation {evaluator.type!r} needs {lacks}, or leave {evaluator.type!r} out")
-
-
-def default_evaluation(
-    train_dataset: datasets.Dataset | datasets.IterableDataset, eval_dataset: datasets.Dataset | None
-) -> list[dict]:
-    """`DEFAULT_EVALUATION` without what needs labels or images that the datasets do not have, which a warning names."""
-    specs = []
-    for spec in DEFAULT_EVALUATION:
-        lacks = eval_dataset is not None and _what_lacks(_build(spec), train_dataset, eval_dataset)
-        if lacks:
-            logger.warning("left out the evaluation %r, which needs %s", spec["type"], lacks)
-        else:
-            specs.append(spec)
     return specs
-
-
-def describe_metrics(metrics: dict[str, float]) -> str:
-    """The values of metrics in words, such as "kNN accuracy 87.65%, RankMe (effective rank) 7.25"."""
-    return ", ".join(f"{METRICS[name].title} {METRICS[name].format(value)}" for name, value in metrics.items())
-
-
-def _what_lacks(evaluator: Evaluator, train_dataset, eval_dataset) -> str | None:
-    if evaluator.needs_train_features and not hasattr(train_dataset, "__len__"):
-        return "the training images by index, and they are streamed: load them without --streaming"
-    splits = {"evaluation": eval_dataset} | ({"training": train_dataset} if evaluator.needs_train_features else {})
-    for name, dataset in splits.items():
-        if evaluator.needs_labels and "label" not in dataset.column_names:
-            return (
-                f"labels, and the {name} split has none; its columns are {', '.join(dataset.column_names)}: name the one "
-                "with the labels with --label_column_name"
-            )
-    return None
 
 
 def _build(spec: dict) -> Evaluator:
@@ -118,5 +91,5 @@ def _build(spec: dict) -> Evaluator:
 
 
 def _near(name: str, names: Iterable[str]) -> str:
-    near = get_close_matches(str(name), names, n=3)
+    near = get_close_matches(name, names, n=3)
     return f"near it: {', '.join(near)}" if near else f"there is {', '.join(names) or 'none'}"

@@ -1,23 +1,11 @@
-"""The one table of algorithms, and what makes them known to transformers' Auto classes."""
+"""What makes the algorithms known to transformers' Auto classes."""
 
 import importlib
 
 from transformers.models.auto.configuration_auto import AutoConfig
 
 from ..configuration_utils import SSLConfig
-
-# model_type: (module folder, configuration, model, image-classification model)
-ALGORITHMS = {
-    "barlowtwins": ("barlowtwins", "BarlowTwinsConfig", "BarlowTwinsModel", "BarlowTwinsForImageClassification"),
-    "byol": ("byol", "BYOLConfig", "BYOLModel", "BYOLForImageClassification"),
-    "densecl": ("densecl", "DenseCLConfig", "DenseCLModel", "DenseCLForImageClassification"),
-    "moco": ("moco", "MoCoConfig", "MoCoModel", "MoCoForImageClassification"),
-    "mocov3": ("mocov3", "MoCoV3Config", "MoCoV3Model", "MoCoV3ForImageClassification"),
-    "simsiam": ("simsiam", "SimSiamConfig", "SimSiamModel", "SimSiamForImageClassification"),
-    "swav": ("swav", "SwAVConfig", "SwAVModel", "SwAVForImageClassification"),
-    "simclr": ("simclr", "SimCLRConfig", "SimCLRModel", "SimCLRForImageClassification"),
-    "mae": ("mae", "MAEConfig", "MAEModel", "MAEForImageClassification"),
-}
+from ..registry import ALGORITHMS, class_modules
 
 
 def register_configs() -> None:
@@ -27,21 +15,23 @@ def register_configs() -> None:
     its model, and it keeps `AutoConfig` from importing sixteen modeling files.
     """
     SSLConfig.register_models = staticmethod(_register_models)
-    for model_type, (folder, config_name, _, _) in ALGORITHMS.items():
-        module = importlib.import_module(f".{folder}.configuration_{folder}", __package__)
-        AutoConfig.register(model_type, getattr(module, config_name), exist_ok=True)
+    for model_type in ALGORITHMS:
+        AutoConfig.register(model_type, _classes(model_type, count=1)[0], exist_ok=True)
 
 
 def _register_models(config_class: type[SSLConfig]) -> None:
-    if config_class.model_type not in ALGORITHMS:
-        return  # somebody's own algorithm: `register_algorithm` registers it
-    folder, _, model_name, classifier_name = ALGORITHMS[config_class.model_type]
-    module = importlib.import_module(f".{folder}.modeling_{folder}", __package__)
-    _register(config_class, getattr(module, model_name), getattr(module, classifier_name))
+    if config_class.model_type in ALGORITHMS:  # `register_algorithm` registers a custom algorithm
+        _register(*_classes(config_class.model_type))
+
+
+def _classes(model_type: str, count: int = 3) -> list[type]:
+    """Configuration, model and image classifier of an algorithm, or the first of them."""
+    names = list(class_modules(model_type).items())[:count]
+    return [getattr(importlib.import_module(f".{module}", __package__), name) for name, module in names]
 
 
 def register_algorithm(config_class, model_class, image_classification_class=None) -> None:
-    """Makes an algorithm of one's own known to the Auto classes, under its configuration's `model_type`.
+    """Makes a custom algorithm known to the Auto classes, under its configuration's `model_type`.
 
     Args:
         config_class: a subclass of `SSLConfig`.

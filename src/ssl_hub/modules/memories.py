@@ -38,13 +38,3 @@ class Queue(nn.Module):
         self.vectors[rows] = vectors
         self.pointer.copy_((self.pointer + batch_size) % size)
 
-
-class StepCounter(nn.Module):
-    """Counts optimizer steps, for what an algorithm starts or ends after some of them. Buffer: `steps` `()`."""
-
-    def __init__(self):
-        super().__init__()
-        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
-
-    def count(self) -> None:
-        self.steps += 1

@@ -1,7 +1,6 @@
 """Momentum teachers."""
 
 import copy
-import math
 from collections.abc import Iterable
 
 import torch
@@ -41,7 +40,3 @@ class MomentumTeacher(nn.Module):
         for name, _ in self.named_children():
             yield from getattr(student, name).parameters()
 
-
-def cosine_momentum(base_momentum: float, progress: float) -> float:
-    """BYOL's schedule (arXiv 2006.07733): from `base_momentum` at progress 0 to 1 at progress 1."""
-    return 1.0 - (1.0 - base_momentum) * (math.cos(math.pi * progress) + 1.0) / 2.0

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 
 import yaml
@@ -12,6 +12,13 @@ from ..evaluation.evaluators import build_evaluators
 from .recipes import Recipe, load_recipe
 
 PRECISIONS = ["no", "fp16", "bf16"]
+
+# Where and how a run is logged, evaluated, saved and shared: of its arguments those that do not change what it trains.
+_NOT_IDENTITY = (
+    *("output_dir", "resume_from_checkpoint", "logging_steps", "report_to", "checkpointing_steps", "save_total_limit"),
+    *("eval_steps", "evaluation", "per_device_eval_batch_size", "dataloader_num_workers"),
+    *("push_to_hub", "hub_model_id", "hub_private_repo"),
+)
 
 
 @dataclass
@@ -23,7 +30,7 @@ class ModelArguments:
     )
     model_name_or_path: str | None = field(
         default=None,
-        metadata={"help": "Go on from these weights, a folder or a Hub id of the same algorithm, instead of new ones."},
+        metadata={"help": "Start from these weights, a folder or a Hub id of the same algorithm, instead of new ones."},
     )
 
     def __post_init__(self):
@@ -82,12 +89,16 @@ class PretrainingArguments:
     )
     lr_milestones: str | None = field(
         default=None,
-        metadata={"help": "Epochs, by comma, after which the learning rate is a tenth of what it was, instead."},
+        metadata={"help": "Epochs, by comma, after which the learning rate is multiplied by a factor, instead."},
     )
+    lr_milestone_factor: float = field(default=0.1, metadata={"help": "That factor."})
     warmup_epochs: float = field(default=0.0, metadata={"help": "Epochs of linear warm-up."})
     warmup_steps: int | None = field(default=None, metadata={"help": "Steps of warm-up, instead of epochs."})
     optim: str = field(default="adamw", metadata={"help": "Optimizer.", "choices": ["adamw", "sgd", "lars"]})
     weight_decay: float = field(default=0.05, metadata={"help": "Not of biases, norms and tokens."})
+    weight_decay_end: float | None = field(
+        default=None, metadata={"help": "Where the weight decay goes by a cosine over the run; constant by default."}
+    )
     decay_norm_and_bias: bool = field(
         default=False,
         metadata={"help": "Treat biases, norms and tokens as all others: weight decay, LARS' adaptation."},
@@ -150,6 +161,11 @@ class PretrainingArguments:
                 raise ValueError(f"--{name} must be at least 1, got {value}")
         if self.num_train_epochs <= 0:
             raise ValueError(f"--num_train_epochs must be positive, got {self.num_train_epochs}")
+        if self.weight_decay_end is not None and (self.weight_decay <= 0 or self.weight_decay_end < 0):
+            raise ValueError(
+                "--weight_decay_end is where a positive --weight_decay goes, 0 or more; got "
+                f"{self.weight_decay_end} from {self.weight_decay}"
+            )
         if self.mixed_precision not in (None, *PRECISIONS):
             raise ValueError(f"--mixed_precision must be no, fp16 or bf16, got {self.mixed_precision!r}")
         if self.optim not in ("adamw", "sgd", "lars"):
@@ -163,14 +179,24 @@ class PretrainingArguments:
                 f"--checkpointing_steps must be a number of steps or 'epoch', got {self.checkpointing_steps!r}"
             )
 
+        if self.evaluation is not None:
+            try:
+                build_evaluators(yaml.safe_load(self.evaluation))
+            except (yaml.YAMLError, ValueError) as error:
+                raise ValueError(f"--evaluation {self.evaluation!r}: {error}") from error
+
+    def identity(self) -> dict:
+        """What a resumed run has to have in common with the first one to end like it, as JSON."""
+        names = [f.name for f in fields(self) if f.name not in _NOT_IDENTITY]
+        return {name: getattr(self, name) for name in names} | {
+            "lr_scheduler_type": SchedulerType(self.lr_scheduler_type).value
+        }
+
 
 def parse_arguments(
     args: list[str] | None = None,
 ) -> tuple[Recipe, ModelArguments, DataArguments, PretrainingArguments]:
-    """Parses a command line; what it leaves out comes from the recipe's `training` section, then from the classes.
-
-    The recipe that is returned has the evaluators of `--evaluation`, if that is given.
-    """
+    """Parses a command line; what it leaves out comes from the recipe's `training` section, then from the classes."""
     classes = (ModelArguments, DataArguments, PretrainingArguments)
     args = sys.argv[1:] if args is None else args
     parser = HfArgumentParser(classes, allow_abbrev=False)
@@ -195,16 +221,4 @@ def parse_arguments(
         for name in ("dataset_name", "eval_split"):
             defaults.pop(name, None)
     parser.set_defaults(**defaults)
-    model_args, data_args, training_args = parser.parse_args_into_dataclasses(args)
-    if training_args.evaluation is not None:
-        recipe = replace(recipe, evaluation=_parse_evaluation(training_args.evaluation))
-    return recipe, model_args, data_args, training_args
-
-
-def _parse_evaluation(text: str) -> list[dict]:
-    try:
-        evaluation = yaml.safe_load(text)
-        build_evaluators(evaluation)
-    except (yaml.YAMLError, ValueError) as error:
-        raise ValueError(f"--evaluation {text!r}: {error}") from error
-    return evaluation
+    return recipe, *parser.parse_args_into_dataclasses(args)

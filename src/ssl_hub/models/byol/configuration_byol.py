@@ -15,7 +15,7 @@ class BYOLConfig(JointEmbeddingConfig):
         projection_hidden_size (`int`, *optional*, defaults to 4096): Width of the projector's hidden layer.
         projection_size (`int`, *optional*, defaults to 256): Size of projections and predictions.
         predictor_hidden_size (`int`, *optional*, defaults to 4096): Width of the predictor's hidden layer.
-        base_momentum (`float`, *optional*, defaults to 0.99):
+        teacher_base_momentum (`float`, *optional*, defaults to 0.99):
             Momentum of the teacher at the start; it rises to 1 by a cosine over the training.
     """
 
@@ -25,9 +25,9 @@ class BYOLConfig(JointEmbeddingConfig):
     projection_hidden_size: int = 4096
     projection_size: int = 256
     predictor_hidden_size: int = 4096
-    base_momentum: float = 0.99
+    teacher_base_momentum: float = 0.99
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
         check_positive(self, "predictor_hidden_size")
-        check_momentum(self, "base_momentum")
+        check_momentum(self, "teacher_base_momentum")

@@ -5,12 +5,13 @@ The student predicts from one view what its momentum teacher makes of the other.
 
 import torch
 
+from ...lifecycle import Progress, cosine_ramp
 from ...modeling_outputs import SSLLossOutput
 from ...modeling_utils import JointEmbeddingModel, SSLForImageClassification
 from ...modules.heads import PredictorHead
 from ...modules.losses import cosine_loss
 from ...modules.necks import NonLinearNeck
-from ...modules.teachers import MomentumTeacher, cosine_momentum
+from ...modules.teachers import MomentumTeacher
 from .configuration_byol import BYOLConfig
 
 
@@ -38,7 +39,7 @@ class BYOLModel(JointEmbeddingModel):
             pixel_values (list of 2 `torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`):
                 Two views of each image.
         """
-        self._check_views(pixel_values)
+        self.check_views(pixel_values)
         projections = [self.project(view) for view in pixel_values]
         targets = [self.teacher_project(view) for view in pixel_values]
         losses = [
@@ -48,8 +49,8 @@ class BYOLModel(JointEmbeddingModel):
         loss = 2 * (losses[0] + losses[1])
         return SSLLossOutput(loss=loss, losses={"cosine": loss.detach()})
 
-    def end_step(self, progress: float) -> None:
-        self.teacher.follow(self, cosine_momentum(self.config.base_momentum, progress))
+    def end_step(self, progress: Progress) -> None:
+        self.teacher.follow(self, cosine_ramp(self.config.teacher_base_momentum, 1.0, progress.share))
 
 
 class BYOLForImageClassification(SSLForImageClassification):

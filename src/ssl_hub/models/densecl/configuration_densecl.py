@@ -15,7 +15,7 @@ class DenseCLConfig(JointEmbeddingConfig):
         grid_size (`int`, *optional*): Side of the grid that the dense branch pools the feature map to; the map's own.
         queue_size (`int`, *optional*, defaults to 65536):
             Length of each of the two queues of keys, a multiple of the batch size of all processes.
-        momentum (`float`, *optional*, defaults to 0.999): Momentum of the teacher, which encodes the keys.
+        teacher_momentum (`float`, *optional*, defaults to 0.999): Momentum of the teacher, which encodes the keys.
         temperature (`float`, *optional*, defaults to 0.2): Temperature of the softmax over similarities.
         dense_loss_weight (`float`, *optional*, defaults to 0.5):
             Weight of the dense loss; that of the global loss is 1 less it.
@@ -28,7 +28,7 @@ class DenseCLConfig(JointEmbeddingConfig):
 
     grid_size: int | None = None
     queue_size: int = 65536
-    momentum: float = 0.999
+    teacher_momentum: float = 0.999
     temperature: float = 0.2
     dense_loss_weight: float = 0.5
     dense_loss_start_step: int = 0
@@ -36,6 +36,6 @@ class DenseCLConfig(JointEmbeddingConfig):
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
         check_positive(self, "queue_size", "temperature")
-        check_momentum(self, "momentum")
+        check_momentum(self, "teacher_momentum")
         if not 0 <= self.dense_loss_weight <= 1:
             raise ValueError(f"dense_loss_weight must lie in [0, 1], got {self.dense_loss_weight}")

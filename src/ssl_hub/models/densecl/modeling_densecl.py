@@ -9,11 +9,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from ...distributed import num_processes, shuffle_batch, unshuffle_batch
+from ...lifecycle import Progress
 from ...modeling_outputs import SSLLossOutput
 from ...modeling_utils import JointEmbeddingModel, SSLForImageClassification
 from ...modules.backbones import feature_map, pool_features, run_backbone
 from ...modules.losses import normalize, queue_contrast
-from ...modules.memories import Queue, StepCounter
+from ...modules.memories import Queue
 from ...modules.teachers import MomentumTeacher
 from .configuration_densecl import DenseCLConfig
 
@@ -55,7 +56,7 @@ class DenseCLModel(JointEmbeddingModel):
         self.memory = nn.ModuleDict(
             {name: Queue(config.queue_size, config.projection_size) for name in ("global_queue", "dense_queue")}
         )
-        self.counter = StepCounter()
+        self.register_scheduled(dense_loss_weight=config.dense_loss_weight)
         self.post_init()
 
     def loss(self, pixel_values: list[torch.Tensor]) -> SSLLossOutput:
@@ -65,7 +66,7 @@ class DenseCLModel(JointEmbeddingModel):
             pixel_values (list of 2 `torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`):
                 Queries and keys, two views of each image.
         """
-        self._check_views(pixel_values)
+        self.check_views(pixel_values)
         features, query, dense_query, _ = self._encode(self.backbone, self.neck, pixel_values[0])
         with torch.no_grad():
             key_features, key, dense_key, mean_key = self._keys(pixel_values[1])
@@ -79,9 +80,7 @@ class DenseCLModel(JointEmbeddingModel):
         if self.training:
             global_queue.enqueue(key)
             dense_queue.enqueue(mean_key)
-        started = self.counter.steps >= self.config.dense_loss_start_step
-        weight = self.config.dense_loss_weight * started
-        loss = (1 - weight) * global_loss + weight * dense_loss
+        loss = global_loss.lerp(dense_loss, self.dense_loss_weight.to(global_loss.dtype))
         return SSLLossOutput(loss=loss, losses={"global": global_loss.detach(), "dense": dense_loss.detach()})
 
     def project(self, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -108,9 +107,12 @@ class DenseCLModel(JointEmbeddingModel):
         shuffled, order = shuffle_batch(pixel_values)
         return tuple(unshuffle_batch(key, order) for key in self._encode(teacher.backbone, teacher.neck, shuffled))
 
-    def end_step(self, progress: float) -> None:
-        self.teacher.follow(self, self.config.momentum)
-        self.counter.count()
+    def begin_step(self, progress: Progress) -> None:
+        started = progress.step >= self.config.dense_loss_start_step
+        self.set_scheduled(dense_loss_weight=self.config.dense_loss_weight * started)
+
+    def end_step(self, progress: Progress) -> None:
+        self.teacher.follow(self, self.config.teacher_momentum)
 
 
 class DenseCLForImageClassification(SSLForImageClassification):

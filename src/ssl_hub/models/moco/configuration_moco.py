@@ -17,7 +17,7 @@ class MoCoConfig(JointEmbeddingConfig):
             Whether the projector is an MLP of two layers (v2) or one linear layer (v1).
         queue_size (`int`, *optional*, defaults to 65536):
             Number of keys that are kept as negatives, a multiple of the batch size of all processes.
-        momentum (`float`, *optional*, defaults to 0.999): Momentum of the teacher, which encodes the keys.
+        teacher_momentum (`float`, *optional*, defaults to 0.999): Momentum of the teacher, which encodes the keys.
         temperature (`float`, *optional*, defaults to 0.2): Temperature of the softmax over similarities.
     """
 
@@ -28,10 +28,10 @@ class MoCoConfig(JointEmbeddingConfig):
 
     mlp_projector: bool = True
     queue_size: int = 65536
-    momentum: float = 0.999
+    teacher_momentum: float = 0.999
     temperature: float = 0.2
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
         check_positive(self, "queue_size", "temperature")
-        check_momentum(self, "momentum")
+        check_momentum(self, "teacher_momentum")

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from ...distributed import num_processes, shuffle_batch, unshuffle_batch
+from ...lifecycle import Progress
 from ...modeling_outputs import SSLLossOutput
 from ...modeling_utils import JointEmbeddingModel, SSLForImageClassification
 from ...modules.losses import normalize, queue_contrast
@@ -50,7 +51,7 @@ class MoCoModel(JointEmbeddingModel):
             pixel_values (list of 2 `torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`):
                 Queries and keys, two views of each image.
         """
-        self._check_views(pixel_values)
+        self.check_views(pixel_values)
         query = normalize(self.project(pixel_values[0]))
         key = self.keys(pixel_values[1])
         loss = queue_contrast(query, key, self.memory.vectors.clone(), self.config.temperature)
@@ -66,8 +67,8 @@ class MoCoModel(JointEmbeddingModel):
         shuffled, order = shuffle_batch(pixel_values)
         return unshuffle_batch(normalize(self.teacher_project(shuffled)), order)
 
-    def end_step(self, progress: float) -> None:
-        self.teacher.follow(self, self.config.momentum)
+    def end_step(self, progress: Progress) -> None:
+        self.teacher.follow(self, self.config.teacher_momentum)
 
 
 class MoCoForImageClassification(SSLForImageClassification):

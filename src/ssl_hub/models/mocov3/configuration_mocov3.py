@@ -20,7 +20,7 @@ class MoCoV3Config(JointEmbeddingConfig):
         predictor_last_batchnorm (`bool`, *optional*):
             Whether BatchNorm follows the predictor; yes for a ViT, no for any other backbone.
         temperature (`float`, *optional*): Of the softmax over similarities; 0.2 for a ViT, 1.0 for any other backbone.
-        base_momentum (`float`, *optional*, defaults to 0.99):
+        teacher_base_momentum (`float`, *optional*, defaults to 0.99):
             Momentum of the teacher at the start; it rises to 1 by a cosine over the training.
         freeze_patch_projection (`bool`, *optional*, defaults to `True`):
             Whether a ViT's patch projection stays as it was drawn at random, which keeps the training stable.
@@ -35,7 +35,7 @@ class MoCoV3Config(JointEmbeddingConfig):
     predictor_hidden_size: int = 4096
     predictor_last_batchnorm: bool | None = None
     temperature: float | None = None
-    base_momentum: float = 0.99
+    teacher_base_momentum: float = 0.99
     freeze_patch_projection: bool = True
 
     def __post_init__(self, **kwargs):
@@ -48,7 +48,7 @@ class MoCoV3Config(JointEmbeddingConfig):
         if self.temperature is None:
             self.temperature = 0.2 if is_vit else 1.0
         check_positive(self, "projection_num_layers", "predictor_hidden_size", "temperature")
-        check_momentum(self, "base_momentum")
+        check_momentum(self, "teacher_base_momentum")
 
     @classmethod
     def default_backbone_config(cls) -> ViTConfig:

@@ -12,13 +12,14 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 
 from ...distributed import gather, process_index
+from ...lifecycle import Progress, cosine_ramp
 from ...modeling_outputs import SSLLossOutput
 from ...modeling_utils import JointEmbeddingModel, SSLForImageClassification
 from ...modules.backbones import build_backbone
 from ...modules.heads import PredictorHead
 from ...modules.losses import in_float32, normalize
 from ...modules.necks import NonLinearNeck
-from ...modules.teachers import MomentumTeacher, cosine_momentum
+from ...modules.teachers import MomentumTeacher
 from ...modules.vit import FixedPositionViTEmbeddings, FixedPositionViTModel, init_sincos_positions
 from .configuration_mocov3 import MoCoV3Config
 
@@ -104,7 +105,7 @@ class MoCoV3Model(JointEmbeddingModel):
             pixel_values (list of 2 `torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`):
                 Two views of each image.
         """
-        self._check_views(pixel_values)
+        self.check_views(pixel_values)
         temperature = self.config.temperature
         projections = [self.project(view) for view in pixel_values]
         keys = [self.teacher_project(view) for view in pixel_values]
@@ -112,8 +113,8 @@ class MoCoV3Model(JointEmbeddingModel):
         loss = loss + batch_contrast(self.head(projections[1]), keys[0], temperature)
         return SSLLossOutput(loss=loss, losses={"contrastive": loss.detach()})
 
-    def end_step(self, progress: float) -> None:
-        self.teacher.follow(self, cosine_momentum(self.config.base_momentum, progress))
+    def end_step(self, progress: Progress) -> None:
+        self.teacher.follow(self, cosine_ramp(self.config.teacher_base_momentum, 1.0, progress.share))
 
 
 class MoCoV3ForImageClassification(SSLForImageClassification):

@@ -4,11 +4,12 @@ Each view of an image has to find the other view of the same image among all vie
 """
 
 import torch
+import torch.nn.functional as F
 
 from ...distributed import gather_with_gradient
 from ...modeling_outputs import SSLLossOutput
 from ...modeling_utils import JointEmbeddingModel, SSLForImageClassification
-from ...modules.losses import contrastive_loss, in_float32
+from ...modules.losses import in_float32
 from ...modules.necks import NonLinearNeck
 from .configuration_simclr import SimCLRConfig
 
@@ -23,14 +24,10 @@ def nt_xent_loss(projections: torch.Tensor, temperature: float) -> torch.Tensor:
     # SimCLR's original adds 1e-10 to the norm instead of bounding it from below.
     projections = projections / (projections.norm(dim=1, keepdim=True) + 1e-10)
     projections = gather_with_gradient(projections)
-    similarities = projections @ projections.T
-    rows = torch.arange(len(projections), device=projections.device)
-    partners = rows ^ 1
-    positive = similarities[rows, partners][:, None]
-    others = torch.ones_like(similarities, dtype=torch.bool)
-    others[rows, rows] = others[rows, partners] = False
-    negative = similarities[others].view(len(rows), -1)
-    return contrastive_loss(positive, negative, temperature)
+    logits = projections @ projections.T / temperature
+    logits = logits.masked_fill(torch.eye(len(logits), dtype=torch.bool, device=logits.device), -torch.inf)
+    partners = torch.arange(len(logits), device=logits.device) ^ 1
+    return F.cross_entropy(logits, partners)
 
 
 class SimCLRModel(JointEmbeddingModel):
@@ -50,7 +47,7 @@ class SimCLRModel(JointEmbeddingModel):
             pixel_values (list of 2 `torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`):
                 Two views of each image.
         """
-        self._check_views(pixel_values)
+        self.check_views(pixel_values)
         # One batch of both views, so that BatchNorm sees them together, as in the original.
         both = torch.stack(pixel_values, dim=1).flatten(0, 1)
         loss = nt_xent_loss(self.project(both), self.config.temperature)

@@ -5,6 +5,7 @@ The network predicts from one view its own projection of the other; the gradient
 
 import torch
 
+from ...lifecycle import ParameterRule
 from ...modeling_outputs import SSLLossOutput
 from ...modeling_utils import JointEmbeddingModel, SSLForImageClassification
 from ...modules.heads import PredictorHead
@@ -17,7 +18,7 @@ class SimSiamModel(JointEmbeddingModel):
     """SimSiam (arXiv 2011.10566): `backbone`, `neck` the projector, `head` the predictor."""
 
     config_class = SimSiamConfig
-    constant_learning_rate = ("head.predictor.",)
+    parameter_rules = (ParameterRule(r"^head\.predictor\.", constant_lr=True),)
 
     def __init__(self, config: SimSiamConfig):
         super().__init__(config)
@@ -37,7 +38,7 @@ class SimSiamModel(JointEmbeddingModel):
             pixel_values (list of 2 `torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`):
                 Two views of each image.
         """
-        self._check_views(pixel_values)
+        self.check_views(pixel_values)
         first, second = (self.project(view) for view in pixel_values)
         loss = 0.5 * (cosine_loss(self.head(first), second) + cosine_loss(self.head(second), first))
         return SSLLossOutput(loss=loss, losses={"cosine": loss.detach()})

@@ -10,31 +10,35 @@ from torch import nn
 from transformers import initialization as init
 
 from ...distributed import gather, num_processes, process_index, sum_
+from ...lifecycle import Progress
 from ...modeling_outputs import SSLLossOutput
 from ...modeling_utils import JointEmbeddingModel, SSLForImageClassification
 from ...modules.losses import in_float32, normalize
-from ...modules.memories import StepCounter
 from .configuration_swav import SwAVConfig
 
 
 @torch.no_grad()
 @in_float32
-def sinkhorn(scores: torch.Tensor, epsilon: float, iterations: int) -> torch.Tensor:
+def sinkhorn(
+    scores: torch.Tensor, epsilon: float, iterations: int, counted: torch.Tensor | None = None
+) -> torch.Tensor:
     """Assigns samples to prototypes so that each prototype gets the same share of those of all processes.
 
     Args:
         scores: similarities `(B, K)` of samples and prototypes, in [-1, 1].
+        counted: `(B,)`, 1 for the samples that take part and 0 for the others; all take part by default.
 
     Returns:
         `torch.Tensor`: assignments `(B, K)`, whose rows add up to 1.
     """
-    num_samples = len(scores) * num_processes()
-    assignments = (scores / epsilon).exp()
+    counted = torch.ones_like(scores[:, 0]) if counted is None else counted
+    num_samples = counted.sum() * num_processes()
+    assignments = (scores / epsilon).exp() * counted[:, None]
     assignments /= sum_(assignments.sum())
     for _ in range(iterations):
         # A prototype that no sample comes near can underflow to nothing; it stays so instead of becoming NaN.
         assignments /= sum_(assignments.sum(dim=0)).clamp(min=1e-12) * scores.shape[1]
-        assignments /= assignments.sum(dim=1, keepdim=True) * num_samples
+        assignments /= (assignments.sum(dim=1) + 1 - counted)[:, None] * num_samples
     return assignments * num_samples
 
 
@@ -63,27 +67,27 @@ class SwAVHead(nn.Module):
 
 
 class SwAVQueue(nn.Module):
-    """The latest projections of each large crop, over all processes. It serves once it is full.
+    """The latest projections of each large crop, over all processes.
 
-    Buffers: `vectors` `(num_large_crops, size, dim)`, the newest first; `filling` `()`, whether it takes any in.
+    Buffer: `vectors` `(num_large_crops, size, dim)`, the newest first; zero where nothing has come in yet.
     """
 
     def __init__(self, num_crops: int, size: int, dim: int):
         super().__init__()
         self.register_buffer("vectors", torch.zeros(num_crops, size, dim))
-        self.register_buffer("filling", torch.zeros((), dtype=torch.bool))
 
-    def is_full(self) -> bool:
-        return bool(self.filling) and bool((self.vectors[:, -1] != 0).any())
+    def is_full(self) -> torch.Tensor:
+        return (self.vectors[:, -1] != 0).any()
 
     def part(self, crop: int) -> torch.Tensor:
         """This process's share of the queue of a crop: Sinkhorn adds the processes up."""
         return self.vectors[crop].chunk(num_processes())[process_index()]
 
     @torch.no_grad()
-    def push(self, crop: int, projections: torch.Tensor) -> None:
+    def push(self, crop: int, projections: torch.Tensor, is_open: torch.Tensor) -> None:
         new = gather(projections.to(self.vectors.dtype))
-        self.vectors[crop] = torch.cat([new, self.vectors[crop]])[: self.vectors.shape[1]]
+        moved = torch.cat([new, self.vectors[crop]])[: self.vectors.shape[1]]
+        self.vectors[crop] = torch.where(is_open, moved, self.vectors[crop])
 
 
 class SwAVModel(JointEmbeddingModel):
@@ -97,7 +101,7 @@ class SwAVModel(JointEmbeddingModel):
         self.neck = SwAVNeck(config, self.hidden_size)
         self.head = SwAVHead(config)
         self.memory = SwAVQueue(config.num_large_crops, config.queue_size, config.projection_size)
-        self.counter = StepCounter()
+        self.register_scheduled(prototypes_train=1, queue_open=1)
         self.post_init()
 
     @torch.no_grad()
@@ -105,7 +109,6 @@ class SwAVModel(JointEmbeddingModel):
         super()._init_weights(module)
         if isinstance(module, SwAVQueue):
             init.zeros_(module.vectors)
-            init.zeros_(module.filling)
 
     def loss(self, pixel_values: list[torch.Tensor]) -> SSLLossOutput:
         """`mode="loss"`: the cross entropy between the assignments of the large crops and the other crops' predictions.
@@ -115,14 +118,13 @@ class SwAVModel(JointEmbeddingModel):
                 `num_large_crops` large crops of each image, then `num_small_crops` small ones. Neighbours of one size run
                 as one batch.
         """
-        self._check_views(pixel_values, same_size=False)
+        self.check_views(pixel_values, same_size=False)
         groups = [torch.cat(list(group)) for _, group in groupby(pixel_values, key=lambda view: view.shape[-2:])]
-        features = torch.cat([self._in_chunks(self._features, group) for group in groups])
+        features = torch.cat([self.in_chunks(self._features, group) for group in groups])
         projections = normalize(self.neck(features)).chunk(self.num_views)
         self.head.normalize_prototypes()
-        frozen = self.counter.steps < self.config.freeze_prototypes_steps
         prototypes = self.head.prototypes.weight
-        prototypes = torch.where(frozen, prototypes.detach(), prototypes)
+        prototypes = torch.where(self.prototypes_train > 0, prototypes, prototypes.detach())
         loss = self._swapped_prediction(projections, prototypes)
         return SSLLossOutput(loss=loss, losses={"swapped_prediction": loss.detach()})
 
@@ -133,29 +135,29 @@ class SwAVModel(JointEmbeddingModel):
         config = self.config
         scores = [prototype_scores(projection, prototypes) for projection in projections]
         log_probabilities = [(score / config.temperature).log_softmax(dim=1) for score in scores]
-        use_queue = config.queue_size > 0 and self.memory.is_full()
-        fill_queue = config.queue_size > 0 and self.training and bool(self.memory.filling)
+        is_open = self.queue_open > 0
+        served = (is_open & self.memory.is_full()).to(scores[0].dtype) if config.queue_size > 0 else None
         loss = 0.0
         for crop in range(config.num_large_crops):
-            to_assign = scores[crop].detach()
-            if use_queue:
+            to_assign, counted = scores[crop].detach(), None
+            if config.queue_size > 0:
                 queued = prototype_scores(self.memory.part(crop), prototypes).detach()
                 to_assign = torch.cat([queued, to_assign])
-            if fill_queue:
-                self.memory.push(crop, projections[crop].detach())
-            assignments = sinkhorn(to_assign, config.sinkhorn_epsilon, config.sinkhorn_iterations)
+                counted = torch.cat([served.expand(len(queued)), torch.ones_like(scores[crop][:, 0])])
+                if self.training:
+                    self.memory.push(crop, projections[crop].detach(), is_open)
+            assignments = sinkhorn(to_assign, config.sinkhorn_epsilon, config.sinkhorn_iterations, counted)
             assignments = assignments[-len(scores[crop]) :]
             others = [v for v in range(self.num_views) if v != crop]
             terms = [-(assignments * log_probabilities[v]).sum(dim=1).mean() for v in others]
             loss = loss + sum(terms) / len(terms)
         return loss / config.num_large_crops
 
-    def begin_epoch(self, epoch: int, features) -> None:
-        if epoch >= self.config.queue_start_epoch:
-            self.memory.filling.fill_(True)
-
-    def end_step(self, progress: float) -> None:
-        self.counter.count()
+    def begin_step(self, progress: Progress) -> None:
+        config = self.config
+        self.set_scheduled(prototypes_train=progress.step >= config.freeze_prototypes_steps)
+        if config.queue_size > 0 and config.queue_start_epoch > 0:
+            self.set_scheduled(queue_open=progress.epoch >= config.queue_start_epoch)
 
 
 @in_float32

@@ -1,0 +1,63 @@
+"""Registers the algorithms with transformers' Auto classes once these are imported.
+
+That import takes seconds, which someone who only imports ssl_hub should not pay.
+"""
+
+import importlib
+import importlib.abc
+import importlib.util
+import sys
+
+_AUTO_MODULES = ("transformers.models.auto.configuration_auto", "transformers.models.auto.modeling_auto")
+
+
+def register_algorithms() -> None:
+    """Registers now if transformers' Auto classes are imported already, else as soon as they are.
+
+    Raises:
+        ImportError: transformers has no Auto classes where they are looked for, so that no model could be loaded.
+    """
+    if _AUTO_MODULES[0] in sys.modules:
+        _register_configs()
+    elif not any(isinstance(finder, _RegisterAfterImport) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _RegisterAfterImport())
+
+
+def _register_configs() -> None:
+    importlib.import_module("ssl_hub.models.auto").register_configs()
+    importlib.import_module("ssl_hub.configuration_utils").SSLConfig.push_model = staticmethod(_push_model)
+
+
+def _push_model(*args, **kwargs):
+    return importlib.import_module("ssl_hub.hub.publishing").push_model(*args, **kwargs)
+
+
+class _RegisterAfterImport(importlib.abc.MetaPathFinder):
+    """Our configurations need both modules whole, and either may be the one that imports the other."""
+
+    def __init__(self):
+        self.waiting_for = set(_AUTO_MODULES)
+        self.loading = set()
+
+    def find_spec(self, fullname, path, target=None):
+        if fullname not in self.waiting_for:
+            return None
+        self.waiting_for.remove(fullname)
+        spec = importlib.util.find_spec(fullname)
+        if spec is None or spec.loader is None:
+            raise ImportError(
+                f"ssl_hub registers its models when {fullname} is imported, and this version of transformers has no "
+                "such module: install a version that ssl_hub supports (see its requirements)"
+            )
+        self.loading.add(fullname)
+        execute = spec.loader.exec_module
+
+        def execute_and_register(module):
+            execute(module)
+            self.loading.remove(fullname)
+            if not self.loading and self in sys.meta_path:
+                sys.meta_path.remove(self)
+                _register_configs()
+
+        spec.loader.exec_module = execute_and_register
+        return spec

@@ -1,0 +1,28 @@
+"""The one table of algorithms. Public names, Auto registration and tests by algorithm derive from it.
+
+It lies beside `models/`, which imports transformers, so that `import ssl_hub` can read the table for free.
+"""
+
+# model_type, which is the name of its folder too: how the names of its classes begin
+ALGORITHMS = {
+    "barlowtwins": "BarlowTwins",
+    "byol": "BYOL",
+    "densecl": "DenseCL",
+    "mae": "MAE",
+    "moco": "MoCo",
+    "mocov3": "MoCoV3",
+    "simclr": "SimCLR",
+    "simsiam": "SimSiam",
+    "swav": "SwAV",
+}
+
+
+def class_modules(model_type: str) -> dict[str, str]:
+    """The names of an algorithm's configuration, model and image classifier, each with its module in `models`."""
+    name = ALGORITHMS[model_type]
+    modeling = f"{model_type}.modeling_{model_type}"
+    return {
+        f"{name}Config": f"{model_type}.configuration_{model_type}",
+        f"{name}Model": modeling,
+        f"{name}ForImageClassification": modeling,
+    }
