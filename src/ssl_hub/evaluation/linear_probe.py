@@ -48,4 +48,5 @@ class LinearProbeEvaluator(Evaluator):
     needs_train_features: ClassVar[bool] = True
 
     def evaluate(self, features: LabelledFeatures, train: LabelledFeatures | None) -> dict[str, float]:
-        return {"linear_probe_accuracy": linear_probe_accuracy(*train, *features)}
+        accuracy = linear_probe_accuracy(train.features, train.labels, features.features, features.labels)
+        return {"linear_probe_accuracy": accuracy}
