@@ -109,7 +109,7 @@ class SSLModel(SSLPreTrainedModel):
             repo_id: "owner/name", or "name" for your own namespace; created if it does not exist.
             options: those of [`ssl_hub.hub.publishing.push_model`], named as in transformers: `commit_message`,
                 `commit_description`, `private`, `token`, `revision`, `create_pr`, `max_shard_size`, `tags`; and
-                `image_processor`, by default made from the configuration.
+                `image_processor`, by default the one that the model was loaded with or one made from the configuration.
 
         Returns:
             The URL of the repository, or of the pull request.

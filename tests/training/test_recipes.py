@@ -283,7 +283,10 @@ def test_unknown_recipe():
         ("- 1\n- 2\n", "holds a list, not sections"),
         ("just a sentence", "holds a str, not sections"),
         ("model: {model_type: mae", "is not YAML"),
-        ("modle:\n  model_type: mae\n", "has the section 'modle'; its sections may be extends, model, views, training"),
+        (
+            "modle:\n  model_type: mae\n",
+            "has the section 'modle'; its sections may be extends, model, views, training, evaluation",
+        ),
         ("model:\nviews: []\n", "section 'model' of recipe .* must be a dict; got None"),
         ("views: {size: 224}\n", "section 'views' of recipe .* must be a list; got {'size': 224}"),
         ("extends: mae-vit-base-30e\n", "no recipe 'mae-vit-base-30e'.*near it: mae-vit-base-300e"),
@@ -304,6 +307,16 @@ def test_extends(recipe_file):
     assert recipe.views == [{"size": 224}]
     assert recipe.training == {**parent.training, "seed": 1}
     assert (recipe.training["num_train_epochs"], recipe.training["base_learning_rate"]) == (800, 1.5e-4)
+
+
+def test_evaluation_is_replaced_as_a_whole(tmp_path):
+    parent, child, silent = (tmp_path / f"{name}.yaml" for name in ("parent", "child", "silent"))
+    parent.write_text("extends: mae-vit-tiny-digits\nevaluation: [{type: knn, k: 5}, {type: label_free}]\n")
+    child.write_text(f"extends: {parent}\nevaluation: [{{type: linear_probe}}]\n")
+    silent.write_text(f"extends: {parent}\n")
+    assert load_recipe("mae-vit-tiny-digits").evaluation is None
+    assert load_recipe(str(silent)).evaluation == [{"type": "knn", "k": 5}, {"type": "label_free"}]
+    assert load_recipe(str(child)).evaluation == [{"type": "linear_probe"}]
 
 
 @pytest.mark.parametrize("model_type", ["mea", "resnet", "null"])

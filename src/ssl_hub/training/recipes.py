@@ -26,7 +26,7 @@ class Recipe:
         model: the model's configuration, with its `model_type`.
         views: what `ssl_hub.data.views.build_views` takes.
         training: defaults of the training arguments, by name.
-        evaluation: what `ssl_hub.evaluation.evaluators.build_evaluators` takes; None for its default.
+        evaluation: what `ssl_hub.evaluation.evaluators.build_evaluators` takes; None for the default.
     """
 
     name: str
@@ -60,7 +60,8 @@ def list_recipes() -> list[str]:
 def load_recipe(name_or_file: str) -> Recipe:
     """Reads a recipe of ssl_hub by its name, or any by the path of its `.yaml` file.
 
-    A recipe that `extends` another one takes over what it does not say itself.
+    A recipe that `extends` another one takes over what it does not say itself; `views` and `evaluation` are replaced as
+    a whole.
     """
     names = list_recipes()
     if name_or_file in names:
