@@ -74,7 +74,7 @@ def build_model_card(
     sections = [
         f"# {model_name}",
         _introduction(config, shown_dataset),
-        _how_to_load(repo_id or "path/to/this/folder"),
+        _how_to_load(repo_id or "path/to/this/folder", getattr(config, "backbone_config", None)),
         _training(recipe_name, training_arguments),
         _results(final),
     ]
@@ -111,7 +111,14 @@ def _introduction(config: PreTrainedConfig, dataset: str | None) -> str:
     return text + "."
 
 
-def _how_to_load(name: str) -> str:
+def _how_to_load(name: str, backbone_config: PreTrainedConfig | None) -> str:
+    about_backbone, import_line = "a plain transformers model that needs no `ssl_hub`", ""
+    if backbone_config is not None and not type(backbone_config).__module__.startswith("transformers."):
+        package = type(backbone_config).__module__.partition(".")[0]
+        about_backbone = f"a `{backbone_config.model_type}`, which transformers knows when `{package}` is imported"
+        import_line = f"import {package}\n"
+    elif backbone_config is not None and backbone_config.model_type == "timm_wrapper":
+        about_backbone += ", but timm"
     return f"""## How to use
 
 Features of an image, with `ssl_hub` installed:
@@ -127,11 +134,11 @@ inputs = image_processor(Image.open("image.jpg").convert("RGB"), return_tensors=
 features = model(**inputs).pooler_output  # (1, D)
 ```
 
-The backbone alone, a plain transformers model that needs no `ssl_hub`. Use its `last_hidden_state`: the pooling layer
-that transformers adds to some backbones, such as ViT, was not trained.
+The backbone alone, {about_backbone}. Use its `last_hidden_state`: the pooling layer that transformers adds to some
+backbones, such as ViT, was not trained.
 
 ```python
-from transformers import AutoModel
+{import_line}from transformers import AutoModel
 
 backbone = AutoModel.from_pretrained("{name}", subfolder="backbone")
 ```

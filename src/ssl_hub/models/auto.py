@@ -5,6 +5,7 @@ import importlib
 from transformers.models.auto.configuration_auto import AutoConfig
 
 from ..configuration_utils import SSLConfig
+from ..modules.configuration_cifar_resnet import CifarResNetConfig
 
 # model_type: (module folder, configuration, model, image-classification model)
 ALGORITHMS = {
@@ -30,6 +31,7 @@ def register_configs() -> None:
     for model_type, (folder, config_name, _, _) in ALGORITHMS.items():
         module = importlib.import_module(f".{folder}.configuration_{folder}", __package__)
         AutoConfig.register(model_type, getattr(module, config_name), exist_ok=True)
+    AutoConfig.register(CifarResNetConfig.model_type, CifarResNetConfig, exist_ok=True)
 
 
 def _register_models(config_class: type[SSLConfig]) -> None:
