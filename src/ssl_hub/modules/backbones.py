@@ -1,5 +1,6 @@
 """Backbones: any vision model of transformers or timm by its configuration, and one way to read what it returns."""
 
+import copy
 import functools
 import inspect
 import math
@@ -234,6 +235,7 @@ def _inspect(backbone: PreTrainedModel) -> tuple[BackboneLayout, list[str]]:
     return _ANSWERS[key]
 
 
+@torch.enable_grad()
 def _run_on_meta(backbone: PreTrainedModel) -> tuple[BackboneLayout, list[str]]:
     """Runs a backbone on the meta device, whatever device it is on: no value is read, and next to nothing computed.
 
@@ -247,20 +249,18 @@ def _run_on_meta(backbone: PreTrainedModel) -> tuple[BackboneLayout, list[str]]:
             f"{name}: it takes {backbone.main_input_name}, not images alone. Give the configuration of a vision model; of "
             "a model of images and texts, its vision_config."
         )
-    size = backbone_image_size(backbone.config)
-    training_modes = {module: module.training for module in backbone.modules()}
-    backbone.eval()
+    # A copy whose tensors are on the meta device: some models keep what they computed in attributes.
+    memo = {id(tensor): tensor.detach().to("meta") for tensor in backbone.buffers()}
+    memo |= {id(parameter): nn.Parameter(parameter.detach().to("meta")) for parameter in backbone.parameters()}
+    copied, size = copy.deepcopy(backbone, memo).eval(), backbone_image_size(backbone.config)
     try:
-        outputs, parameters = _meta_outputs(backbone, size)
+        outputs = _meta_outputs(copied, size)
         try:
-            larger = _meta_outputs(backbone, 2 * size)[0].last_hidden_state.shape
+            larger = _meta_outputs(copied, 2 * size).last_hidden_state.shape
         except Exception:
             larger = None  # built for one size of images
     except Exception as error:
         raise ValueError(f"{name}: a forward pass on an image of {size} x {size} pixels fails: {error}") from error
-    finally:
-        for module, training in training_modes.items():
-            module.training = training
     hidden, pooled = getattr(outputs, "last_hidden_state", None), getattr(outputs, "pooler_output", None)
     if not isinstance(hidden, torch.Tensor):
         raise ValueError(f"{name}: it returns no last hidden state, or several (features_only of timm)")
@@ -287,20 +287,16 @@ def _run_on_meta(backbone: PreTrainedModel) -> tuple[BackboneLayout, list[str]]:
     )
     class_token = getattr(outputs, "cls_token_value", None)
     used = [tensor.sum() for tensor in (hidden, pooled, class_token) if tensor is not None and tensor.requires_grad]
-    gradients = torch.autograd.grad(used, list(parameters.values()), allow_unused=True)
-    return layout, [name for name, gradient in zip(parameters, gradients, strict=True) if gradient is None]
+    names, parameters = zip(*copied.named_parameters(), strict=True)
+    gradients = torch.autograd.grad(used, parameters, allow_unused=True)
+    return layout, [name for name, gradient in zip(names, gradients, strict=True) if gradient is None]
 
 
 def _meta_outputs(backbone: PreTrainedModel, size: int):
-    parameters = {name: p.detach().to("meta").requires_grad_() for name, p in backbone.named_parameters()}
-    buffers = {name: buffer.to("meta") for name, buffer in backbone.named_buffers()}
     channels = num_backbone_channels(backbone.config)
     pixel_values = torch.empty(1, channels, size, size, device="meta", dtype=backbone.dtype)
-    with torch.enable_grad(), _RefuseRandomness():
-        outputs = torch.func.functional_call(
-            backbone, parameters | buffers, (pixel_values,), _position_arguments(type(backbone))
-        )
-    return outputs, parameters
+    with _RefuseRandomness():
+        return backbone(pixel_values, **_position_arguments(type(backbone)))
 
 
 def _channels_last(shape: torch.Size, larger: torch.Size | None, pooled_size: int | None) -> bool:
