@@ -77,8 +77,8 @@ def build_backbone(config: PreTrainedConfig, zero_init_residual: bool = False) -
 
     Args:
         config: of any vision model of transformers, or of timm (`TimmWrapperConfig`).
-        zero_init_residual: for a ResNet or RegNet, whether the last BatchNorm of each block starts at zero, so that the block
-            starts as the identity (arXiv 1706.02677).
+        zero_init_residual: for a ResNet or RegNet, whether the last BatchNorm of each block starts at zero, so that the
+            block starts as the identity (arXiv 1706.02677).
 
     Raises:
         ValueError: the configuration is not one of a model that makes features of images.
