@@ -146,6 +146,9 @@ def _merge(base: dict, update: dict) -> dict:
     merged = dict(base)
     for key, value in update.items():
         nested = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        if nested and key == "backbone_config" and "model_type" in value:
+            # The fields of one kind of backbone mean nothing to another.
+            nested = merged[key].get("model_type", value["model_type"]) == value["model_type"]
         merged[key] = _merge(merged[key], value) if nested else value
     return merged
 
@@ -158,9 +161,9 @@ def _check_names(config_class: type[SSLConfig], values: dict, where: str) -> Non
     if backbone:
         backbone_type = backbone.get("model_type", config_class.default_backbone_fields().get("model_type"))
         if backbone_type in CONFIG_MAPPING:
-            backbone_allowed = set(CONFIG_MAPPING[backbone_type]().to_dict()) | {"model_type", "num_labels"}
-            if backbone_type == "resnet":
-                backbone_allowed.add("stem")  # see modules/backbones.py
+            backbone_class = CONFIG_MAPPING[backbone_type]
+            backbone_allowed = {f.name for f in fields(backbone_class)} | set(backbone_class.attribute_map)
+            backbone_allowed |= {"model_type", "num_labels"}
             unknown += [f"backbone_config.{name}" for name in backbone if name not in backbone_allowed]
             allowed |= {f"backbone_config.{name}" for name in backbone_allowed}
     if unknown:
