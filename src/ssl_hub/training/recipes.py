@@ -1,5 +1,6 @@
 """Recipes: a YAML file that names a model, its views and its training arguments."""
 
+import json
 import re
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
@@ -7,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 
 import yaml
+from transformers import PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from ..configuration_utils import SSLConfig
@@ -92,6 +94,33 @@ def load_recipe(name_or_file: str) -> Recipe:
         views=content.get("views", parent.views),
         training=_merge(parent.training, content.get("training", {})),
     )
+
+
+def save_recipe(
+    path: Path, config: SSLConfig, views: list[dict], evaluation: list[dict], arguments: list
+) -> None:
+    """Writes what a run was made of as a recipe, so that `--recipe path` runs it again.
+
+    Args:
+        arguments: instances of the argument classes; where the run writes and what it starts from are left out.
+    """
+    left_out = ("output_dir", "resume_from_checkpoint", "evaluation", "push_to_hub", "hub_model_id", "hub_private_repo")
+    training = {key: value for each in arguments for key, value in vars(each).items() if key not in left_out}
+    recipe = {
+        "model": {**_own_fields(config), "backbone_config": _own_fields(config.backbone_config)},
+        "views": views,
+        "evaluation": evaluation,
+        "training": {key: value for key, value in training.items() if value is not None},
+    }
+    # By JSON, which turns tuples and enumerations into what YAML has too.
+    path.write_text(yaml.safe_dump(json.loads(json.dumps(recipe)), sort_keys=False, default_flow_style=None))
+
+
+def _own_fields(config: PreTrainedConfig) -> dict:
+    """What a configuration sets other than its class does, without what every configuration of transformers has."""
+    shared = {f.name for f in fields(PreTrainedConfig)}
+    own = {f.name for f in fields(config) if f.name not in shared}
+    return {"model_type": config.model_type} | {k: v for k, v in config.to_diff_dict().items() if k in own}
 
 
 def parse_overrides(overrides: str) -> dict:
