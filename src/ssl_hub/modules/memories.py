@@ -72,7 +72,8 @@ class InstanceMemory(nn.Module):
                 f"indices must be the {batch_size} rows of the images in the dataset, whole numbers of the shape "
                 f"({batch_size},); got {indices.dtype} of the shape {tuple(indices.shape)}"
             )
-        if indices.min() < 0 or indices.max() >= num_samples:
+        # The one check that looks at values: a compiled graph would break here.
+        if not torch.compiler.is_compiling() and (indices.min() < 0 or indices.max() >= num_samples):
             raise ValueError(
                 f"indices must lie in [0, {num_samples}), the memory's {num_samples} images; got "
                 f"{int(indices.min())} to {int(indices.max())}. Was model.begin_run called with the size of this dataset?"

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator
 
 import torch
+from torch import nn
 from transformers import initialization as init
 
 from ...distributed import check_batch_for_batchnorm, process_index
@@ -15,7 +16,6 @@ from ...modeling_utils import SSLForImageClassification, SSLModel
 from ...modules.backbones import backbone_hidden_size, build_backbone
 from ...modules.losses import in_float32, normalize
 from ...modules.memories import InstanceMemory
-from ...modules.necks import NonLinearNeck
 from .configuration_npid import NPIDConfig
 
 logger = logging.getLogger(__name__)
@@ -90,9 +90,7 @@ class NPIDModel(SSLModel):
         super().__init__(config)
         size = config.projection_size
         self.backbone = build_backbone(config.backbone_config)
-        self.neck = NonLinearNeck(
-            backbone_hidden_size(self.backbone), size, size, num_layers=1, last_bias=True, last_batchnorm=False
-        )
+        self.neck = nn.Linear(backbone_hidden_size(self.backbone), size)
         self.memory = InstanceMemory(config.memory_size, size, config.memory_momentum)
         self.post_init()
 
@@ -125,7 +123,7 @@ class NPIDModel(SSLModel):
             pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`): One view of each.
             indices (`torch.LongTensor` of shape `(batch_size,)`): The images' rows in the dataset.
         """
-        self._check_pixel_values(pixel_values)
+        self.check_pixel_values(pixel_values)
         self.memory.check_indices(indices, len(pixel_values))
         check_batch_for_batchnorm(self, pixel_values)
         projections = self._project(pixel_values)

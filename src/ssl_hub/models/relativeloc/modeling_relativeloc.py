@@ -71,7 +71,7 @@ class RelativeLocModel(SSLModel):
                 Patches of each image, of a grid of 3 x 3 that is numbered column by column: a view of the kind
                 `patches`.
         """
-        self._check_patches(pixel_values)
+        self.check_patches(pixel_values)
         check_batch_for_batchnorm(self, pixel_values)
         labels = torch.arange(len(OTHERS), device=pixel_values.device).repeat(len(pixel_values))
         loss, accuracy = classification_loss(self._logits(pixel_values), labels)
@@ -87,12 +87,12 @@ class RelativeLocModel(SSLModel):
                 Patches as for the loss, or whole images, which are cut into a grid with gaps.
         """
         if pixel_values.ndim != 5:
-            self._check_pixel_values(pixel_values)
+            self.check_pixel_values(pixel_values)
             if min(pixel_values.shape[-2:]) < GRID:
                 height, width = pixel_values.shape[-2:]
                 raise ValueError(f"an image of {height} x {width} pixels is too small for a grid of {GRID} x {GRID}")
             pixel_values = cut_patches(pixel_values)
-        self._check_patches(pixel_values)
+        self.check_patches(pixel_values)
         probabilities = to_float32(self._logits(pixel_values)).softmax(dim=1).unflatten(0, (-1, len(OTHERS)))
         return RelativeLocationOutput(direction=probabilities.argmax(dim=2), probabilities=probabilities)
 
@@ -111,7 +111,7 @@ class RelativeLocModel(SSLModel):
         centers = centers.repeat_interleave(len(others) // len(centers), dim=0)
         return self.head(self.neck(torch.cat([others, centers], dim=1)))
 
-    def _check_patches(self, pixel_values: torch.Tensor) -> None:
+    def check_patches(self, pixel_values: torch.Tensor) -> None:
         channels, count = self.config.num_channels, GRID**2
         if pixel_values.ndim != 5 or pixel_values.shape[1:3] != (count, channels):
             raise ValueError(

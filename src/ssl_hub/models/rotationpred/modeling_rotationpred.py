@@ -43,7 +43,7 @@ class RotationPredModel(SSLModel):
             pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, size, size)`):
                 Images as they are; they are turned here, all four rotations of an image in one batch.
         """
-        self._check_pixel_values(pixel_values)
+        self.check_pixel_values(pixel_values)
         height, width = pixel_values.shape[-2:]
         if height != width:
             raise ValueError(
