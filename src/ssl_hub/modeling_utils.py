@@ -1,6 +1,7 @@
 """The base of every algorithm: three modes behind one `forward`, and the life-cycle hooks that a trainer calls."""
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
@@ -97,7 +98,32 @@ class SSLModel(SSLPreTrainedModel):
         super().post_init()
         if hasattr(self, "teacher") and not any(parameter.is_meta for parameter in self.parameters()):
             self.teacher.follow(self, momentum=0.0)  # only now are student and teacher initialised
+        # A shared model is complete without it: loading one initialises it without a warning.
+        self._keys_to_ignore_on_load_missing.update(f"^{re.escape(prefix)}" for prefix in self.training_state)
         self.freeze()
+
+    def push_to_hub(self, repo_id: str, **options) -> str:
+        """Shares the model on the Hub: the whole method, its backbone, the image processor and a model card.
+
+        Args:
+            repo_id: "owner/name", or "name" for your own namespace; created if it does not exist.
+            options: those of [`ssl_hub.hub.publishing.push_model`], named as in transformers: `commit_message`,
+                `commit_description`, `private`, `token`, `revision`, `create_pr`, `max_shard_size`, `tags`; and
+                `image_processor`, by default made from the configuration.
+
+        Returns:
+            The URL of the repository, or of the pull request.
+        """
+        return SSLConfig.push_model(self, repo_id, **options)
+
+    def save_pretrained(self, save_directory, *args, push_to_hub: bool = False, **kwargs) -> None:
+        """As in transformers, but for `push_to_hub=True`, which would upload an incomplete repository."""
+        if push_to_hub:
+            raise ValueError(
+                "save_pretrained(push_to_hub=True) would upload the weights without backbone/, image processor and model "
+                "card: call push_to_hub(repo_id)"
+            )
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     def freeze(self) -> None:
         """Makes untrainable what the algorithm does not train; called after every construction and loading."""
@@ -241,9 +267,7 @@ class JointEmbeddingModel(SSLModel):
     def teacher_project(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """The teacher's projections `(B, projection_size)` of one view, without a gradient."""
         teacher = self.teacher
-        return self.in_chunks(
-            lambda images: teacher.neck(self.pooled_features(teacher.backbone, images)), pixel_values
-        )
+        return self.in_chunks(lambda images: teacher.neck(self.pooled_features(teacher.backbone, images)), pixel_values)
 
     def pooled_features(self, backbone: PreTrainedModel, pixel_values: torch.Tensor) -> torch.Tensor:
         return pool_features(run_backbone(backbone, pixel_values), self.config.pooling)

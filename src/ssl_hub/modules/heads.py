@@ -4,12 +4,12 @@ import torch
 from torch import nn
 
 
-class ClassificationHead(nn.Module):
-    """A linear `classifier` of pooled features, whose weights start from N(0, `weight_std`^2)."""
+class ClassifierHead(nn.Module):
+    """Holds a linear `classifier`, which starts from N(0, `weight_std`^2) and zero."""
 
-    def __init__(self, input_size: int, num_classes: int, weight_std: float = 0.01):
+    def __init__(self, hidden_size: int, num_classes: int, weight_std: float = 0.01):
         super().__init__()
-        self.classifier = nn.Linear(input_size, num_classes)
+        self.classifier = nn.Linear(hidden_size, num_classes)
         self.classifier.weight_std = weight_std  # read by SSLModel._init_weights
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:

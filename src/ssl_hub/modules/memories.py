@@ -72,8 +72,10 @@ class InstanceMemory(nn.Module):
                 f"indices must be the {batch_size} rows of the images in the dataset, whole numbers of the shape "
                 f"({batch_size},); got {indices.dtype} of the shape {tuple(indices.shape)}"
             )
-        # The one check that looks at values: a compiled graph would break here.
-        if not torch.compiler.is_compiling() and (indices.min() < 0 or indices.max() >= num_samples):
+        in_memory = ((indices >= 0) & (indices < num_samples)).all()
+        if torch.compiler.is_compiling():
+            torch._assert_async(in_memory, "indices outside the memory")
+        elif not in_memory:
             raise ValueError(
                 f"indices must lie in [0, {num_samples}), the memory's {num_samples} images; got "
                 f"{int(indices.min())} to {int(indices.max())}. Was model.begin_run called with the size of this dataset?"

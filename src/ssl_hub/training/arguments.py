@@ -130,6 +130,10 @@ class PretrainingArguments:
     eval_steps: int | None = field(
         default=None, metadata={"help": "Steps between evaluations; only before and after training by default."}
     )
+    evaluation: str | None = field(
+        default=None,
+        metadata={"help": "Evaluators, as in a recipe: '[{type: knn, k: 20}, {type: label_free}]'; the recipe's."},
+    )
     eval_crop_ratio: float = field(
         default=0.875, metadata={"help": "Share of the short side that evaluation keeps; travels with the model."}
     )

@@ -14,7 +14,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from ..configuration_utils import SSLConfig
 from ..registry import ALGORITHMS
 
-SECTIONS = {"extends": str, "model": dict, "views": list, "training": dict}
+SECTIONS = {"extends": str, "model": dict, "views": list, "training": dict, "evaluation": list}
 
 
 @dataclass
@@ -26,12 +26,14 @@ class Recipe:
         model: the model's configuration, with its `model_type`.
         views: what `ssl_hub.data.views.build_views` takes.
         training: defaults of the training arguments, by name.
+        evaluation: what `ssl_hub.evaluation.evaluators.build_evaluators` takes; None for its default.
     """
 
     name: str
     model: dict
     views: list[dict]
     training: dict = field(default_factory=dict)
+    evaluation: list[dict] | None = None
 
     def build_config(self, overrides: str | None = None) -> SSLConfig:
         """Makes the model's configuration, with `overrides` such as `"mask_ratio=0.6,backbone_config.patch_size=8"`."""
@@ -93,11 +95,12 @@ def load_recipe(name_or_file: str) -> Recipe:
         model=_merge(parent.model, content.get("model", {})),
         views=content.get("views", parent.views),
         training=_merge(parent.training, content.get("training", {})),
+        evaluation=content.get("evaluation", parent.evaluation),
     )
 
 
 def save_recipe(
-    path: Path, config: SSLConfig, views: list[dict], evaluation: list[dict], arguments: list
+    path: Path, config: SSLConfig, views: list[dict], evaluation: list[dict] | None, arguments: list
 ) -> None:
     """Writes what a run was made of as a recipe, so that `--recipe path` runs it again.
 
@@ -109,8 +112,8 @@ def save_recipe(
     recipe = {
         "model": {**_own_fields(config), "backbone_config": _own_fields(config.backbone_config)},
         "views": views,
-        "evaluation": evaluation,
         "training": {key: value for key, value in training.items() if value is not None},
+        **({} if evaluation is None else {"evaluation": evaluation}),
     }
     # By JSON, which turns tuples and enumerations into what YAML has too.
     path.write_text(yaml.safe_dump(json.loads(json.dumps(recipe)), sort_keys=False, default_flow_style=None))

@@ -8,34 +8,41 @@ from accelerate import Accelerator
 from transformers import BaseImageProcessor
 
 from ..data.loading import build_eval_loader
-from ..evaluation.evaluators import Evaluator, LabelledFeatures, check_evaluators
-from ..evaluation.features import extract_feature_table, gather_feature_tables
+from ..evaluation.base import LabelledFeatures
+from ..evaluation.evaluators import build_evaluators
+from ..evaluation.features import extract_feature_table, gather_feature_tables, process_rows
 from ..lifecycle import FeatureTable
 from ..modeling_utils import SSLModel
 from .arguments import PretrainingArguments
 
 
 class RunEvaluation:
-    """Evaluates a model on the features of a dataset; every process takes a part of the images.
+    """Evaluates a model on the features of a dataset; every process extracts those of a part of the images.
 
     Args:
-        evaluators: what `build_evaluators` returns.
-        train_dataset, eval_dataset: what `load_image_dataset` returns; the latter may be None for no evaluation.
+        evaluation: what `build_evaluators` takes.
+        train_dataset, eval_dataset: what `load_image_dataset` returns; no evaluation without the latter.
     """
 
     def __init__(
         self,
-        evaluators: list[Evaluator],
+        evaluation: list[dict] | None,
         train_dataset: datasets.Dataset | datasets.IterableDataset,
         eval_dataset: datasets.Dataset | None,
         image_processor: BaseImageProcessor,
         accelerator: Accelerator,
         args: PretrainingArguments,
     ):
-        self.evaluators, self.train_dataset, self.eval_dataset = evaluators, train_dataset, eval_dataset
+        self.train_dataset, self.eval_dataset = train_dataset, eval_dataset
         self.image_processor, self.accelerator, self.args = image_processor, accelerator, args
+        self.evaluators = []
         if eval_dataset is not None:
-            check_evaluators(evaluators, train_dataset, eval_dataset)
+            self.evaluators = build_evaluators(
+                evaluation,
+                has_eval_labels="label" in eval_dataset.column_names,
+                has_train_labels="label" in (train_dataset.column_names or ()),
+                has_train_features=not isinstance(train_dataset, datasets.IterableDataset),
+            )
 
     def __call__(self, model: SSLModel) -> tuple[dict[str, float], list[str]]:
         """The metrics of all evaluators, and what they warn of."""
@@ -43,7 +50,8 @@ class RunEvaluation:
         train = None
         if any(evaluator.needs_train_features for evaluator in self.evaluators):
             train = self._labelled_features(model, self.train_dataset)
-        metrics, warnings = {}, []
+        metrics: dict[str, float] = {}
+        warnings = []
         for evaluator in self.evaluators:
             found = evaluator.evaluate(features, train)
             metrics |= found
@@ -58,8 +66,18 @@ class RunEvaluation:
         Args:
             extract: from `pixel_values` `(B, C, H, W)` to features `(B, D)`; the pooled ones by default.
         """
+        rows = process_rows(len(dataset))
+        loader = build_eval_loader(
+            dataset.select(rows),
+            self.image_processor,
+            batch_size=self.args.per_device_eval_batch_size,
+            num_workers=self.args.dataloader_num_workers,
+        )
+        device = self.accelerator.device
+        table = extract_feature_table(extract, model, loader, len(dataset), device, offset=rows.start)
+        return gather_feature_tables(table, device)
 
     def _labelled_features(self, model: SSLModel, dataset: datasets.Dataset) -> LabelledFeatures:
         table = self.feature_table(model, dataset)
-        labels = torch.tensor(dataset["label"]) if "label" in dataset.column_names else None
-        return LabelledFeatures(table.features[table.known], None if labels is None else labels[table.known])
+        labels = torch.tensor(dataset["label"])[table.known] if "label" in dataset.column_names else None
+        return LabelledFeatures(table.features[table.known], labels)

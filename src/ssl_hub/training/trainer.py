@@ -12,6 +12,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import torch
+import yaml
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 
@@ -19,7 +20,7 @@ from ..data.loading import build_train_loader
 from ..data.processing import Normalize, build_image_processor
 from ..data.views import INPUT_KEYS, build_views
 from ..distributed import synchronize_batchnorm
-from ..evaluation.evaluators import DEFAULT_EVALUATION, build_evaluators
+from ..evaluation.evaluators import describe_metrics
 from ..hub.publishing import publish
 from ..lifecycle import FeatureTable, Progress
 from ..modeling_utils import SSLModel
@@ -50,7 +51,8 @@ class SSLTrainer:
         train_dataset: what `load_image_dataset` returns.
         views: a recipe's views, see `build_views`.
         eval_dataset: a split to evaluate features on, see `evaluation`.
-        evaluation: a recipe's evaluators, see `build_evaluators`; the kNN accuracy and signs of collapse by default.
+        evaluation: a recipe's evaluators, see `build_evaluators`; by default the kNN accuracy and signs of collapse.
+            `args.evaluation` takes their place.
         recipe_name, data_args: for the model card and `recipe.yaml`.
     """
 
@@ -67,10 +69,9 @@ class SSLTrainer:
     ):
         self.args, self.train_dataset, self.eval_dataset = args, train_dataset, eval_dataset
         self.views, self.recipe_name, self.data_args = views, recipe_name, data_args
-        self.evaluation = DEFAULT_EVALUATION if evaluation is None else evaluation
+        self.evaluation = evaluation if args.evaluation is None else yaml.safe_load(args.evaluation)
         self.output_dir = Path(args.output_dir)
         self.input_names = _input_names(model, views)
-        evaluators = build_evaluators(self.evaluation)
         self.accelerator = Accelerator(
             mixed_precision=args.mixed_precision,
             log_with=build_trackers(args.report_to),
@@ -101,7 +102,7 @@ class SSLTrainer:
         )
         self._plan_steps()
         self.run_evaluation = RunEvaluation(
-            evaluators, train_dataset, eval_dataset, self.image_processor, self.accelerator, args
+            self.evaluation, train_dataset, eval_dataset, self.image_processor, self.accelerator, args
         )
 
         self._prepare_model(model)
@@ -239,8 +240,7 @@ class SSLTrainer:
         seconds = time.perf_counter() - start
         self.last_evaluation = {"step": self.step, **metrics}
         self.log.write(self.step, metrics)
-        values = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-        self.log.say(f"step {self.step}: {values} ({seconds:.1f} s)")
+        self.log.say(f"step {self.step}: {describe_metrics(metrics)} ({seconds:.1f} s)")
         if self.is_main and self.step > 0:
             for warning in warnings:
                 logger.warning(warning)

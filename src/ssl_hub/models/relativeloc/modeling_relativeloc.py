@@ -11,7 +11,7 @@ from ...lifecycle import ParameterRule
 from ...modeling_outputs import RelativeLocationOutput, SSLLossOutput
 from ...modeling_utils import SSLForImageClassification, SSLModel
 from ...modules.backbones import backbone_hidden_size, build_backbone
-from ...modules.heads import ClassificationHead
+from ...modules.heads import ClassifierHead
 from ...modules.losses import classification_loss, to_float32
 from .configuration_relativeloc import RelativeLocConfig
 
@@ -60,7 +60,7 @@ class RelativeLocModel(SSLModel):
         super().__init__(config)
         self.backbone = build_backbone(config.backbone_config)
         self.neck = RelativeLocNeck(2 * backbone_hidden_size(self.backbone), config.projection_size, config.dropout)
-        self.head = ClassificationHead(config.projection_size, len(OTHERS), weight_std=0.005)
+        self.head = ClassifierHead(config.projection_size, len(OTHERS), weight_std=0.005)
         self.post_init()
 
     def loss(self, pixel_values: torch.Tensor) -> SSLLossOutput:

@@ -8,7 +8,7 @@ import torch
 from ...modeling_outputs import RotationOutput, SSLLossOutput
 from ...modeling_utils import SSLForImageClassification, SSLModel
 from ...modules.backbones import backbone_hidden_size, build_backbone
-from ...modules.heads import ClassificationHead
+from ...modules.heads import ClassifierHead
 from ...modules.losses import classification_loss, to_float32
 from .configuration_rotationpred import RotationPredConfig
 
@@ -33,7 +33,7 @@ class RotationPredModel(SSLModel):
     def __init__(self, config: RotationPredConfig):
         super().__init__(config)
         self.backbone = build_backbone(config.backbone_config)
-        self.head = ClassificationHead(backbone_hidden_size(self.backbone), NUM_ROTATIONS)
+        self.head = ClassifierHead(backbone_hidden_size(self.backbone), NUM_ROTATIONS)
         self.post_init()
 
     def loss(self, pixel_values: torch.Tensor) -> SSLLossOutput:
