@@ -68,8 +68,16 @@ class TestNPID(AnyBackboneTests):
         expected.backward()
         assert outputs.loss.item() == pytest.approx(expected.item(), rel=1e-9)
         assert (gradient - model.neck.weight.grad).norm() <= 1e-9 * gradient.norm()
-        hits = (logits[:, 0] >= logits.amax(dim=1)).double().mean().item()
-        assert outputs.losses["accuracy"].item() == pytest.approx(hits)
+
+    def test_accuracy_is_about_other_rows(self):
+        memory = torch.eye(4)
+        negatives = torch.tensor([[0, 1], [1, 2], [1, 3]])  # the own row is there too, and is no confusion
+        projections = torch.nn.functional.normalize(memory[:3] + torch.tensor([[0.5], [0], [0]]) * memory[1], dim=1)
+        accuracy = lambda x: instance_contrast(x, memory, torch.arange(3), negatives, 0.1)[1].item()  # noqa: E731
+        assert accuracy(projections) == 1
+        projections[2] = memory[3]
+        assert accuracy(projections) == pytest.approx(2 / 3)
+        assert accuracy(torch.full((3, 4), 0.5)) == 0  # collapsed: as near to all
 
     def test_gradient_of_the_loss_in_parts(self, monkeypatch):
         memory = torch.nn.functional.normalize(torch.randn(50, 8, dtype=torch.double), dim=1)
@@ -178,7 +186,7 @@ class TestNPID(AnyBackboneTests):
     # What cannot work
 
     def test_a_stream_has_no_images_to_remember(self):
-        with pytest.raises(ValueError, match="a streamed dataset has no known images: load it without .*such as MoCo"):
+        with pytest.raises(ValueError, match="does not say how many it has: load it without .*such as MoCo"):
             self.model().begin_run(None)
 
     def test_indices_that_cannot_work(self):

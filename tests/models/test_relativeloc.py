@@ -102,7 +102,7 @@ class TestRelativeLoc(AnyBackboneTests):
                 model(torch.zeros(shape), mode="loss")
         with pytest.raises(ValueError, match=r"\(batch_size, 9, 3, height, width\), got \(2, 4, 3, 16, 16\)"):
             model(torch.zeros(2, 4, 3, 16, 16), mode="predict")
-        with pytest.raises(ValueError, match="an image of 2 x 16 pixels is too small for a grid of 3 x 3"):
+        with pytest.raises(ValueError, match="images of 2 x 16 pixels are smaller than the grid of 3 x 3 patches"):
             model(torch.zeros(1, 3, 2, 16), mode="predict")
         with pytest.raises(ValueError, match="needs at least two samples"):
             model(self.images(1), mode="loss")

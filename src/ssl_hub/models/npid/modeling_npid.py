@@ -42,7 +42,8 @@ class _InstanceContrast(torch.autograd.Function):
             similarities = projections[part] @ memory.T
             log_probabilities = (similarities.gather(1, rows) / temperature).log_softmax(dim=1)
             losses[part] = -log_probabilities[:, 0]
-            correct[part] = (log_probabilities[:, 0] >= log_probabilities.amax(dim=1)).to(correct.dtype)
+            confused = (log_probabilities >= log_probabilities[:, :1]) & (rows != rows[:, :1])
+            correct[part] = 1 - confused.any(dim=1).to(correct.dtype)
             logit_gradient = log_probabilities.exp_()
             logit_gradient[:, 0] -= 1
             gradient[part] = similarities.zero_().scatter_add_(1, rows, logit_gradient) @ memory
@@ -61,13 +62,16 @@ class _InstanceContrast(torch.autograd.Function):
 def instance_contrast(
     projections: torch.Tensor, memory: torch.Tensor, indices: torch.Tensor, negatives: torch.Tensor, temperature: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross entropy of picking an image's own row of the memory among its negatives, and the accuracy of the pick.
+    """Cross entropy of picking an image's own row of the memory among its negatives.
 
     Args:
         projections: unit vectors `(B, D)`.
         memory: unit vectors `(N, D)`, which get no gradient.
         indices: the images' own rows `(B,)`.
         negatives: the rows `(B, K)` of their negatives.
+
+    Returns:
+        The loss, and without a gradient the share of images that are nearer to their own row than to any other.
     """
     return _InstanceContrast.apply(projections, memory, indices, negatives, temperature)
 
@@ -98,8 +102,8 @@ class NPIDModel(SSLModel):
         """Gives every image of the dataset a row of the memory; one of that size stays as it is."""
         if num_samples is None:
             raise ValueError(
-                "NPID keeps a vector for every image, and a streamed dataset has no known images: load it without "
-                "streaming, or take an algorithm with a queue instead, such as MoCo"
+                "NPID keeps a vector for every image, and a streamed dataset does not say how many it has: load it "
+                "without streaming, or use an algorithm with a queue instead, such as MoCo"
             )
         if self.config.ensure_negatives and num_samples < 2:
             raise ValueError("ensure_negatives needs a dataset of at least two images, got one")

@@ -90,7 +90,10 @@ class RelativeLocModel(SSLModel):
             self.check_pixel_values(pixel_values)
             if min(pixel_values.shape[-2:]) < GRID:
                 height, width = pixel_values.shape[-2:]
-                raise ValueError(f"an image of {height} x {width} pixels is too small for a grid of {GRID} x {GRID}")
+                raise ValueError(
+                    f"images of {height} x {width} pixels are smaller than the grid of {GRID} x {GRID} patches: take "
+                    "larger ones"
+                )
             pixel_values = cut_patches(pixel_values)
         self.check_patches(pixel_values)
         probabilities = to_float32(self._logits(pixel_values)).softmax(dim=1).unflatten(0, (-1, len(OTHERS)))
@@ -104,8 +107,8 @@ class RelativeLocModel(SSLModel):
         """Logits `(M, 8)` of the directions in which patches `(M, C, h, w)` lie from their centres.
 
         Args:
-            centers: `(M, C, h, w)`, or `(M / n, C, h, w)` where neighbouring n share one: BatchNorm's statistics of a
-                centre, and so the loss, are the same however often it is repeated.
+            centers: `(M, C, h, w)`, or `(M / n, C, h, w)` if n neighbours each share one: repeated or not, BatchNorm
+                normalises them alike.
         """
         others, centers = (self.extract_features(patches).pooler_output for patches in (others, centers))
         centers = centers.repeat_interleave(len(others) // len(centers), dim=0)
