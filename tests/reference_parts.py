@@ -93,7 +93,8 @@ def check_moco_neck(case: Case) -> None:
 
 def check_densecl_neck(case: Case) -> None:
     config = DenseCLConfig(grid_size=case.config.get("num_grid"), **projector_fields(case))
-    neck = DenseCLNeck(config, case.config["in_channels"])
+    size = case.config["in_channels"]
+    neck = DenseCLNeck(config, hidden_size=size, map_size=size)
     names = ("global", "dense", "pooled_dense")
     check_module(case, neck, lambda x: dict(zip(names, neck(pooled(x), x), strict=True)))
 
