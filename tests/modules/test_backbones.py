@@ -8,6 +8,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from timm.layers import BatchNormAct2d
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import (
@@ -455,6 +456,23 @@ def test_two_processes_equal_one(tmp_path):
         assert expected.keys() == got.keys()
         for key, value in expected.items():
             assert (got[key] - value).norm() <= 1e-5 * value.norm() + 1e-9, f"{name} {key}"
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_synchronised_batchnorm_keeps_its_activation(device):
+    """The layers are exchanged without a GPU too."""
+    model = nn.Sequential(BatchNormAct2d(3, act_layer=nn.SiLU), nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
+    activation, names = model[0].act, set(model.state_dict())
+    for _ in range(2):  # the second time as when a model is trained once more
+        synchronize_batchnorm(model, torch.device(device))
+        assert model[0].act is activation and isinstance(activation, nn.SiLU)
+        assert set(model.state_dict()) == names
+        assert isinstance(model[2], nn.SyncBatchNorm) == (device == "cuda")
+    if device == "cpu":
+        x = torch.randn(2, 3, 4, 4)
+        assert torch.allclose(
+            model[:1](x), nn.SiLU()(nn.functional.batch_norm(x, None, None, training=True)), atol=1e-6
+        )
 
 
 def test_batchnorm_that_cannot_be_synchronised_is_refused():
