@@ -184,7 +184,9 @@ def test_the_wrong_source_is_refused(tmp_path):
     torch.save({"model": under_foreign_names(tiny_mae(0), FACEBOOK_NAMES)}, tmp_path / "checkpoint.pth")
     with pytest.raises(ValueError, match="no checkpoint of mmselfsup: it has neither 'state_dict' nor tensors"):
         load_foreign_checkpoint(tiny_mae(1), tmp_path / "checkpoint.pth", "mmselfsup")
-    with pytest.raises(ValueError, match="no conversion from 'timm'; there is one from mmselfsup, facebook, microsoft, transformers"):
+    with pytest.raises(
+        ValueError, match="no conversion from 'timm'; there is one from mmselfsup, facebook, microsoft, transformers"
+    ):
         load_foreign_checkpoint(tiny_mae(1), tmp_path / "checkpoint.pth", "timm")
 
 
