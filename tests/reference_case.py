@@ -1,6 +1,7 @@
 """One case of reference numbers: see run_reference.py."""
 
 import json
+import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -110,7 +111,7 @@ class Case:
 
     def compare_state(self, name: str, actual: torch.Tensor, expected: torch.Tensor) -> None:
         """Compares a tensor of the state, or the part of it that is recorded."""
-        kind = "statistics" if "running_" in name else "features" if "queue" in name else "parameters"
+        kind = "statistics" if "running_" in name else "features" if re.search("queue|bank", name) else "parameters"
         self.compare(kind, actual, expected)
 
     def compare_gradients(self, model: nn.Module, convert) -> None:

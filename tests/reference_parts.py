@@ -14,12 +14,14 @@ from ssl_hub.models.densecl.modeling_densecl import DenseCLNeck
 from ssl_hub.models.mae.modeling_mae import MAEDecoder, MAEHead, MAEViTModel
 from ssl_hub.models.moco.modeling_moco import MoCoNeck
 from ssl_hub.models.mocov3.modeling_mocov3 import batch_contrast
+from ssl_hub.models.relativeloc.modeling_relativeloc import RelativeLocNeck
 from ssl_hub.models.simmim.modeling_simmim import SimMIMHead, SimMIMNeck
 from ssl_hub.models.swav.modeling_swav import SwAVNeck, sinkhorn
 from ssl_hub.modules.backbones import build_backbone
 from ssl_hub.modules.heads import PredictorHead
 from ssl_hub.modules.losses import contrastive_loss, cosine_loss, normalize, reconstruction_loss
 from ssl_hub.modules.masking import patchify, unpatchify
+from ssl_hub.modules.memories import InstanceMemory
 from ssl_hub.modules.necks import NonLinearNeck
 from ssl_hub.modules.position_embeddings import sincos_position_embedding_2d
 from ssl_hub.modules.teachers import MomentumTeacher
@@ -95,7 +97,8 @@ def check_moco_neck(case: Case) -> None:
 
 def check_densecl_neck(case: Case) -> None:
     config = DenseCLConfig(grid_size=case.config.get("num_grid"), **projector_fields(case))
-    neck = DenseCLNeck(config, case.config["in_channels"])
+    channels = case.config["in_channels"]
+    neck = DenseCLNeck(config, channels, channels)
     names = ("global", "dense", "pooled_dense")
     check_module(case, neck, lambda x: dict(zip(names, neck(pooled(x), x), strict=True)))
 
@@ -114,6 +117,32 @@ def check_swav_neck(case: Case) -> None:
         return normalize(projections) if case.config.get("with_l2norm", True) else projections
 
     check_module(case, neck, run, convert)
+
+
+class FixedDropout(nn.Module):
+    """Dropout in training with recorded choices, none in evaluation."""
+
+    def __init__(self, keep: torch.Tensor, p: float):
+        super().__init__()
+        self.keep, self.p = keep, p
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return features * self.keep / (1 - self.p) if self.training else features
+
+
+def check_relative_loc_neck(case: Case) -> None:
+    neck = RelativeLocNeck(2 * case.config["in_channels"], case.config["out_channels"], dropout=0.5)
+    neck.dropout = FixedDropout(case["random/dropout_keep"], p=0.5)
+    check_module(case, neck, lambda x: neck(pooled(x)))
+
+
+def check_simple_memory(case: Case) -> None:
+    fields = case.sidecar["fields"]
+    memory = InstanceMemory(fields["length"], fields["feat_dim"], fields["momentum"])
+    memory.load_state_dict({"features": case["state/feature_bank"]})
+    for step in range(sum(key.endswith(".idx") for key in case.under("input/step"))):
+        memory.update(case[f"input/step{step}.idx"], case[f"input/step{step}.feature"])
+        case.compare("features", memory.features, case[f"after/step{step}.feature_bank"])
 
 
 def check_contrastive_head(case: Case) -> None:
@@ -397,6 +426,7 @@ PARTS = {
     "MoCoV2Neck": check_moco_neck,
     "MoCoV3Head": check_mocov3_head,
     "NonLinearNeck": check_nonlinear_neck,
+    "RelativeLocNeck": check_relative_loc_neck,
     "PixelReconstructionLoss": check_pixel_loss,
     "ResNet": check_resnet,
     "SimMIMHead": check_simmim_head,
@@ -411,5 +441,6 @@ PARTS = {
     "patchify": check_patchify,
     "pos_embed": check_position_embedding,
     "preprocess": check_preprocess,
+    "simple_memory": check_simple_memory,
     "sinkhorn": check_sinkhorn,
 }

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 from reference_case import Case
-from reference_parts import PARTS, UnsupportedCaseError
+from reference_parts import PARTS, FixedDropout, UnsupportedCaseError
+from torch import nn
 from transformers import AutoModel
 
 import ssl_hub  # noqa: F401 - registers the algorithms
@@ -22,6 +23,7 @@ from ssl_hub.conversion import mmselfsup
 from ssl_hub.conversion.state_dicts import load_strictly
 from ssl_hub.lifecycle import cosine_ramp
 from ssl_hub.models.mae.modeling_mae import MAEModel
+from ssl_hub.models.rotationpred.modeling_rotationpred import rotate
 from ssl_hub.modules.masking import patchify, pixel_mask, visible_patch_indices
 
 
@@ -129,6 +131,29 @@ def check_joint_embedding(case: Case) -> None:
     loss.backward()
     case.compare_gradients(model, convert)
     case.compare_float64(loss, model, convert)
+    compare_state_after(case, model, convert)
+    if "memory/queue" in case:
+        check_swav_queue(case, model, compute_loss)
+        model.config.queue_size = 0
+    elif "output/second_step.loss_total" in case:
+        if "max_iters" in case.sidecar["runtime"]:
+            momentum = scheduled_momentum(case, steps + 1)
+        follow()
+        compute_loss("second_step.")
+
+    load_strictly(model, convert(case.under("state/")), new=("memory.vectors",))
+    model.eval()
+    features = model(views[0]).last_hidden_state
+    if "output/tensor.0.1" in case:  # a ViT's patch map, then its class token
+        case.compare("features", features[:, 0], case["output/tensor.0.1"])
+        expected = case["output/tensor.0.0"]
+        case.compare("features", features[:, 1:].transpose(1, 2).reshape(expected.shape), expected)
+    else:
+        case.compare("features", features, case["output/tensor.0"])
+
+
+def compare_state_after(case: Case, model, convert) -> None:
+    """The state after one call; the statistics of a teacher's BatchNorm are its own."""
     own, state = model.state_dict(), case.under("state/")
     for name, expected in {**case.under("after/"), **case.under("after_sample/")}.items():
         if name not in state:  # what MMSelfSup keeps outside its state dict
@@ -141,24 +166,6 @@ def check_joint_embedding(case: Case) -> None:
                 case.compare_state(name, own[key], tensor)
         else:
             case.compare_state(name, torch.cat([own[key].flatten() for key in names])[: len(expected)], expected)
-    if "memory/queue" in case:
-        check_swav_queue(case, model, compute_loss)
-        model.config.queue_size = 0
-    elif "output/second_step.loss_total" in case:
-        if "max_iters" in case.sidecar["runtime"]:
-            momentum = scheduled_momentum(case, steps + 1)
-        follow()
-        compute_loss("second_step.")
-
-    load_strictly(model, convert(state), new=("memory.vectors",))
-    model.eval()
-    features = model(views[0]).last_hidden_state
-    if "output/tensor.0.1" in case:  # a ViT's patch map, then its class token
-        case.compare("features", features[:, 0], case["output/tensor.0.1"])
-        expected = case["output/tensor.0.0"]
-        case.compare("features", features[:, 1:].transpose(1, 2).reshape(expected.shape), expected)
-    else:
-        case.compare("features", features, case["output/tensor.0"])
 
 
 def scheduled_momentum(case: Case, steps: int) -> float:
@@ -181,6 +188,91 @@ def check_swav_queue(case: Case, model, compute_loss) -> None:
             case.compare_state("queue", model.memory.vectors, case[f"after/{scenario}queue"])
 
 
+def check_npid(case: Case) -> None:
+    """Loss, gradients and state after one call, then a second call, with the recorded negatives."""
+
+    def convert(state):
+        return mmselfsup.convert_state_dict("NPID", state)
+
+    model = AutoModel.from_config(mmselfsup.convert_config(case.config)).to(case.dtype).train()
+    load_strictly(model, convert(case.under("state/")))
+    model.draw_negatives = lambda indices: case["random/neg_idx"]
+    losses = []
+    for scenario in ("", "second_step."):
+        loss = model(case["input/0"], mode="loss", indices=case["input/sample_idx"]).loss
+        case.compare("losses", loss, case[f"output/{scenario}loss_total"])
+        losses.append(loss)
+        if not scenario:
+            compare_state_after(case, model, convert)
+    losses[0].backward()  # the second call has changed the memory meanwhile
+    case.compare_gradients(model, convert)
+    case.compare_float64(losses[0], model, convert)
+
+    load_strictly(model, convert(case.under("state/")))
+    model.eval()
+    outputs = model(case["input/0"])
+    case.compare("features", outputs.last_hidden_state, case["output/tensor.0"])
+
+
+def check_relativeloc(case: Case) -> None:
+    """From patches, as here, and from the original's pairs, where BatchNorm sees the centre eight times."""
+
+    def convert(state):
+        return mmselfsup.convert_state_dict("RelativeLoc", state)
+
+    def restart(dropout):
+        load_strictly(model, convert(case.under("state/")))
+        model.neck.dropout = dropout
+        model.zero_grad()
+
+    others, centers = case["input/0"], case["input/1"]
+    patches = others.unflatten(0, (-1, 8))
+    patches = torch.cat([patches[:, :4], centers[::8, None], patches[:, 4:]], dim=1)
+    model = AutoModel.from_config(mmselfsup.convert_config(case.config)).to(case.dtype).train()
+    for scenario, dropout in (("no_dropout.", nn.Identity()), ("", FixedDropout(case["random/dropout_keep"], p=0.5))):
+        restart(dropout)
+        loss = model(patches, mode="loss").loss
+        case.compare("losses", loss, case[f"output/{scenario}loss_total"])
+    loss.backward()
+    case.compare_gradients(model, convert)
+    case.compare_float64(loss, model, convert)
+    restart(dropout)
+    model.compare(others, centers)
+    compare_state_after(case, model, convert)
+
+    restart(dropout)
+    model.eval()
+    case.compare("features", model(others).last_hidden_state, case["output/tensor.0"])
+    compare_probabilities(case, model(patches, mode="predict").probabilities)
+
+
+def check_rotationpred(case: Case) -> None:
+    def convert(state):
+        return mmselfsup.convert_state_dict("RotationPred", state)
+
+    model = AutoModel.from_config(mmselfsup.convert_config(case.config)).to(case.dtype).train()
+    load_strictly(model, convert(case.under("state/")))
+    rotated = case["input/0"]
+    case.compare("features", rotate(rotated[::4]), rotated)
+    loss = model(rotated[::4], mode="loss").loss
+    loss.backward()
+    case.compare("losses", loss, case["output/loss_total"])
+    case.compare_gradients(model, convert)
+    case.compare_float64(loss, model, convert)
+    compare_state_after(case, model, convert)
+
+    load_strictly(model, convert(case.under("state/")))
+    model.eval()
+    case.compare("features", model(rotated).last_hidden_state, case["output/tensor.0"])
+    compare_probabilities(case, model(rotated, mode="predict").probabilities.unflatten(0, (-1, 4)))
+
+
+def compare_probabilities(case: Case, probabilities: torch.Tensor) -> None:
+    """Of each image, with the logits of the original."""
+    for image, expected in enumerate(probabilities):
+        case.compare("features", expected, case[f"output/predict.{image}.head4"].softmax(dim=1))
+
+
 ALGORITHMS = {
     "BarlowTwins": check_joint_embedding,
     "BYOL": check_joint_embedding,
@@ -188,6 +280,9 @@ ALGORITHMS = {
     "MAE": check_mae,
     "MoCo": check_joint_embedding,
     "MoCoV3": check_joint_embedding,
+    "NPID": check_npid,
+    "RelativeLoc": check_relativeloc,
+    "RotationPred": check_rotationpred,
     "SimCLR": check_joint_embedding,
     "SimMIM": check_simmim,
     "SimSiam": check_joint_embedding,

@@ -77,8 +77,10 @@ class SSLConfig(PreTrainedConfig):
 
     @classmethod
     def default_backbone_config(cls) -> PreTrainedConfig:
-        """The backbone of the published setting."""
-        raise ValueError(f"{cls.__name__} has no default backbone: give backbone_config")
+        """The backbone of the published setting: ResNet-50, unless an algorithm says otherwise."""
+        from transformers import ResNetConfig  # not above: it imports the Auto classes, which import this
+
+        return ResNetConfig()
 
     @classmethod
     def default_backbone_fields(cls) -> dict:
@@ -226,13 +228,6 @@ class JointEmbeddingConfig(SSLConfig):
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
         check_positive(self, "projection_hidden_size", "projection_size")
-
-    @classmethod
-    def default_backbone_config(cls) -> PreTrainedConfig:
-        """ResNet-50."""
-        from transformers import ResNetConfig  # not above: it imports the Auto classes, which import this
-
-        return ResNetConfig()
 
 
 @strict

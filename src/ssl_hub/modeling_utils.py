@@ -132,8 +132,14 @@ class SSLModel(SSLPreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module):
-        """Necks and heads start as torch initialises them; the base class would draw them from N(0, 0.02)."""
-        if isinstance(module, nn.Linear | nn.Conv2d):
+        """Necks and heads start as torch initialises them; the base class would draw them from N(0, 0.02).
+
+        A linear layer with a `weight_std` of its own starts from N(0, `weight_std`^2), without a bias.
+        """
+        if hasattr(module, "weight_std"):
+            init.normal_(module.weight, std=module.weight_std)
+            init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear | nn.Conv2d):
             init.kaiming_uniform_(module.weight, a=math.sqrt(5))
             if module.bias is not None:
                 bound = 1 / math.sqrt(module.weight[0].numel())

@@ -247,6 +247,18 @@ def test_what_a_source_keeps_elsewhere(tmp_path):
     assert torch.equal(model.head.prototypes.weight, state_dict["head.loss.prototypes.weight"])
 
 
+def test_the_memory_of_npid_comes_with_its_size(tmp_path):
+    case = REPOSITORY / "tests/fixtures/reference/npid_a"
+    state_dict = {key[6:]: t for key, t in load_file(f"{case}.safetensors").items() if key.startswith("state/")}
+    torch.save({"state_dict": state_dict}, tmp_path / "npid.pth")
+    config = mmselfsup.convert_config(json.loads(case.with_suffix(".json").read_text())["mmselfsup_config"])
+    config.memory_size = 0  # as a recipe has it
+    model = AutoModel.from_config(config)
+    load_foreign_checkpoint(model, tmp_path / "npid.pth", "mmselfsup")
+    assert torch.equal(model.memory.features, state_dict["memory_bank.feature_bank"])
+    assert model.config.memory_size == 80
+
+
 def test_official_names_are_all_known():
     """A name that no rule knows keeps its name, and the strict loading then refuses it."""
     converted = facebook.convert_state_dict("mae", under_foreign_names(tiny_mae(0), FACEBOOK_NAMES))

@@ -11,6 +11,9 @@ from ..models.densecl.configuration_densecl import DenseCLConfig
 from ..models.mae.configuration_mae import MAEConfig
 from ..models.moco.configuration_moco import MoCoConfig
 from ..models.mocov3.configuration_mocov3 import MoCoV3Config
+from ..models.npid.configuration_npid import NPIDConfig
+from ..models.relativeloc.configuration_relativeloc import RelativeLocConfig
+from ..models.rotationpred.configuration_rotationpred import RotationPredConfig
 from ..models.simclr.configuration_simclr import SimCLRConfig
 from ..models.simmim.configuration_simmim import SimMIMConfig
 from ..models.simsiam.configuration_simsiam import SimSiamConfig
@@ -73,6 +76,13 @@ RULES = {
         *RESNET_RULES,
     ],
     "MoCoV3": [*TEACHER_RULES, *VIT_RULES, *RESNET_RULES],
+    "NPID": [
+        (r"^memory_bank\.feature_bank$", "memory.features"),
+        (r"^neck\.fc\.", "neck."),
+        *RESNET_RULES,
+    ],
+    "RelativeLoc": [(r"^head\.fc_cls\.", "head.classifier."), *RESNET_RULES],
+    "RotationPred": [(r"^head\.fc_cls\.", "head.classifier."), *RESNET_RULES],
     "SimCLR": RESNET_RULES,
     "SimMIM": [(r"^neck\.decoder\.0\.", "neck.predict_pixels."), *SWIN_RULES, *VIT_RULES],
     "SimSiam": RESNET_RULES,
@@ -86,6 +96,10 @@ RULES = {
         *VIT_RULES,
     ],
 }
+
+# What has no place in ours, by algorithm: SwAV's BatchNorm is there under two names, NPID's sampler draws all alike. A
+# teacher's count of updates is a matter of the trainer, the index of a Swin's window positions one of its size.
+DROPPED = {"SwAV": r"neck\.bn\..*", "NPID": r"memory_bank\.multinomial\..*"}
 
 # mmcls' ResNet: the kind of its blocks, and their numbers
 RESNET_DEPTHS = {
@@ -131,6 +145,7 @@ NECK_OPTIONS = {
         "vit_backbone": False,
         "norm_cfg": {"type": "SyncBN"},
     },
+    "RelativeLocNeck": {"with_avg_pool": True, "norm_cfg": {"type": "BN1d"}},
     "SwAVNeck": {"with_avg_pool": True, "with_l2norm": True, "norm_cfg": {"type": "SyncBN"}},
 }
 BATCHNORM = {"eps": 1e-5, "momentum": 0.1, "affine": True, "track_running_stats": True, "requires_grad": True}
@@ -157,9 +172,7 @@ def convert_state_dict(algorithm: str, state_dict: dict[str, torch.Tensor]) -> d
     """
     if algorithm not in RULES:
         raise ValueError(f"no conversion of MMSelfSup's {algorithm!r}; there is one for {', '.join(RULES)}")
-    # A teacher's count of updates is a matter of the trainer, the index of a window's positions one of its size;
-    # SwAV's BatchNorm is there under two names.
-    dropped = r"neck\.bn\..*" if algorithm == "SwAV" else r".*\.(steps|relative_position_index)"
+    dropped = DROPPED.get(algorithm, r".*\.(steps|relative_position_index)")
     kept = {key: tensor for key, tensor in state_dict.items() if not re.fullmatch(dropped, key)}
     return _reorder_patch_merging(turn_queues(rename_keys(kept, RULES[algorithm])))
 
@@ -354,6 +367,32 @@ def _mocov3_config(config: dict) -> MoCoV3Config:
     )
 
 
+def _npid_config(config: dict) -> NPIDConfig:
+    memory = config["memory_bank"]
+    return NPIDConfig(
+        backbone_config=_resnet_fields(config["backbone"]),
+        projection_size=_neck_options(config["neck"], "LinearNeck")["out_channels"],
+        num_negatives=config.get("neg_num", 65536),
+        ensure_negatives=config.get("ensure_neg", False),
+        memory_momentum=memory["momentum"],
+        memory_size=memory["length"],
+        temperature=config["head"].get("temperature", 0.1),
+        **_normalisation(config),
+    )
+
+
+def _relativeloc_config(config: dict) -> RelativeLocConfig:
+    return RelativeLocConfig(
+        backbone_config=_resnet_fields(config["backbone"]),
+        projection_size=_neck_options(config["neck"], "RelativeLocNeck")["out_channels"],
+        **_normalisation(config),
+    )
+
+
+def _rotationpred_config(config: dict) -> RotationPredConfig:
+    return RotationPredConfig(backbone_config=_resnet_fields(config["backbone"]), **_normalisation(config))
+
+
 def _simclr_config(config: dict) -> SimCLRConfig:
     return SimCLRConfig(
         temperature=config["head"].get("temperature", 0.1), **_joint_embedding_fields(config, "NonLinearNeck")
@@ -425,6 +464,9 @@ CONFIG_CONVERTERS = {
     "MAE": _mae_config,
     "MoCo": _moco_config,
     "MoCoV3": _mocov3_config,
+    "NPID": _npid_config,
+    "RelativeLoc": _relativeloc_config,
+    "RotationPred": _rotationpred_config,
     "SimCLR": _simclr_config,
     "SimMIM": _simmim_config,
     "SimSiam": _simsiam_config,

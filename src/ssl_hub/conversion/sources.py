@@ -69,6 +69,8 @@ def load_foreign_checkpoint(model: SSLModel, path: str | Path, source: str, new:
             f"its keys are {', '.join(map(str, checkpoint))}"
         )
     converted = conversions[model_type](state_dict)
+    if "memory.features" in converted:  # a row an image of the dataset that the checkpoint was trained on
+        model.begin_run(len(converted["memory.features"]))
     load_strictly(model, converted, (*new, *KEPT_ELSEWHERE.get(model_type, ())))
     if hasattr(model, "teacher") and not any(key.startswith("teacher.") for key in converted):
         model.teacher.follow(model, momentum=0.0)

@@ -55,6 +55,12 @@ def queue_contrast(query: torch.Tensor, key: torch.Tensor, queue: torch.Tensor, 
 
 
 @in_float32
+def classification_loss(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The cross entropy of logits `(N, C)` with labels `(N,)`, and the accuracy, which has no gradient."""
+    return F.cross_entropy(logits, labels), (logits.argmax(dim=1) == labels).to(logits.dtype).mean()
+
+
+@in_float32
 def cosine_loss(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """The negative mean cosine similarity of rows; no gradient goes into the target."""
     return -(F.normalize(prediction, dim=1) * F.normalize(target.detach(), dim=1)).sum(dim=1).mean()
