@@ -78,7 +78,7 @@ def check_mask_shape(bool_masked_pos: torch.Tensor, batch_size: int, num_patches
     if bool_masked_pos.shape != (batch_size, num_patches):
         raise ValueError(
             f"bool_masked_pos must have the shape ({batch_size}, {num_patches}), one entry a patch; got "
-            f"{tuple(bool_masked_pos.shape)}"
+            f"{tuple(bool_masked_pos.shape)}. In a recipe, `patch` of a view's mask is the model's patch size."
         )
 
 
