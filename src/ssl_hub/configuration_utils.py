@@ -79,6 +79,32 @@ class SSLConfig(PreTrainedConfig):
         return getattr(self.backbone_config, "num_channels", 3)
 
 
+@strict
+class MaskedImageConfig(SSLConfig):
+    r"""Base of the configurations of algorithms that predict something of the patches that they do not see.
+
+    Args:
+        target_type (`str`, *optional*, defaults to `"pixels"`):
+            What is predicted: `"pixels"`, `"normalized_pixels"`, `"low_frequency_pixels"`, `"hog"`, `"dalle"` (tokens),
+            `"clip"` (features) or `"features"` of any other vision model; see `modules/target_generators`.
+        target_name_or_path (`str`, *optional*):
+            Folder or Hub id of the network that makes the targets, for the types that have one.
+        target_random (`bool`, *optional*, defaults to `False`):
+            Whether that network is drawn at random instead, for tests.
+        target_options (`dict`, *optional*):
+            Settings of the target generator, such as `{"num_bins": 9}` for `"hog"`.
+    """
+
+    target_type: str = "pixels"
+    target_name_or_path: str | None = None
+    target_random: bool = False
+    target_options: dict | None = None
+
+    def __post_init__(self, **kwargs):
+        self.target_options = dict(self.target_options or {})
+        super().__post_init__(**kwargs)
+
+
 def check_positive(config: PreTrainedConfig, *names: str) -> None:
     """Raises `ValueError` unless these fields of a configuration are above zero."""
     for name in names:

@@ -7,6 +7,7 @@ It lies beside `models/`, which imports transformers, so that `import ssl_hub` c
 ALGORITHMS = {
     "barlowtwins": "BarlowTwins",
     "byol": "BYOL",
+    "cae": "CAE",
     "densecl": "DenseCL",
     "mae": "MAE",
     "moco": "MoCo",

@@ -7,6 +7,7 @@ import torch
 from ..configuration_utils import SSLConfig
 from ..models.barlowtwins.configuration_barlowtwins import BarlowTwinsConfig
 from ..models.byol.configuration_byol import BYOLConfig
+from ..models.cae.configuration_cae import CAEConfig
 from ..models.densecl.configuration_densecl import DenseCLConfig
 from ..models.mae.configuration_mae import MAEConfig
 from ..models.moco.configuration_moco import MoCoConfig
@@ -38,9 +39,36 @@ TEACHER_RULES = [
     (r"^(encoder_k|target_net|momentum_encoder)\.module\.1\.", "teacher.neck."),
 ]
 
+CAE_RULES = [
+    (r"^teacher\.", "teacher.backbone."),
+    (r"^neck\.regressors\.(\d+)\.norm1_q_cross\.", r"neck.regressor.\1.layernorm_query."),
+    (r"^neck\.regressors\.(\d+)\.norm1_k_cross\.", r"neck.regressor.\1.layernorm_key."),
+    (r"^neck\.regressors\.(\d+)\.norm1_v_cross\.", r"neck.regressor.\1.layernorm_value."),
+    (r"^neck\.regressors\.(\d+)\.norm2_cross\.", r"neck.regressor.\1.layernorm_after."),
+    (r"^neck\.regressors\.(\d+)\.cross_attn\.([qkv])\.", r"neck.regressor.\1.attention.\2_proj."),
+    (r"^neck\.regressors\.(\d+)\.cross_attn\.([qv])_bias$", r"neck.regressor.\1.attention.\2_proj.bias"),
+    (r"^neck\.regressors\.(\d+)\.cross_attn\.proj\.", r"neck.regressor.\1.attention.o_proj."),
+    (r"^neck\.regressors\.", "neck.regressor."),
+    (r"^neck\.decoders\.", "neck.decoder."),
+    (r"^neck\.norm_(regressor|decoder)\.", r"neck.\1_layernorm."),
+    (r"^neck\.head\.", "neck.predict_targets."),
+    (r"\.gamma_([12])(_cross)?$", r".lambda_\1"),
+    (r"\.attn\.([qv])_bias$", r".attention.\1_proj.bias"),
+    *VIT_RULES,
+]
+
+# DALL-E's encoder, to transformers' `FlavaImageCodebook`
+DALLE_RULES = [
+    (r"^blocks\.(group_\d+)\.", r"blocks.\1.group."),
+    (r"\.res_path\.", ".res_path.path."),
+    (r"\.w$", ".weight"),
+    (r"\.b$", ".bias"),
+]
+
 RULES = {
     "BarlowTwins": RESNET_RULES,
     "BYOL": [*TEACHER_RULES, *RESNET_RULES],
+    "CAE": CAE_RULES,
     "DenseCL": [
         (r"^queue$", "memory.global_queue.vectors"),
         (r"^queue_ptr$", "memory.global_queue.pointer"),
@@ -68,6 +96,11 @@ RULES = {
         *VIT_RULES,
     ],
 }
+
+# What is left out: a teacher's count of updates, which is a matter of the trainer; SwAV's BatchNorm, which is there under
+# two names; CAE's tokenizer, which comes from a source of its own.
+STEPS = r".*\.steps"
+DROPPED = {"SwAV": r"neck\.bn\..*", "CAE": r"target_generator\..*"}
 
 # mmcls' ResNet: the kind of its blocks, and their numbers
 RESNET_DEPTHS = {
@@ -107,10 +140,17 @@ def convert_state_dict(algorithm: str, state_dict: dict[str, torch.Tensor]) -> d
     """
     if algorithm not in RULES:
         raise ValueError(f"no conversion of MMSelfSup's {algorithm!r}; there is one for {', '.join(RULES)}")
-    # A teacher's count of updates is a matter of the trainer; SwAV's BatchNorm is there under two names.
-    dropped = r"neck\.bn\..*" if algorithm == "SwAV" else r".*\.steps"
-    kept = {key: tensor for key, tensor in state_dict.items() if not re.fullmatch(dropped, key)}
-    return turn_queues(rename_keys(kept, RULES[algorithm]))
+    kept = {key: tensor for key, tensor in state_dict.items() if not re.fullmatch(DROPPED.get(algorithm, STEPS), key)}
+    renamed = turn_queues(rename_keys(kept, RULES[algorithm]))
+    if algorithm == "CAE":
+        # A bias of the keys adds the same to all scores of a query, which the softmax cancels; a BEiT has none.
+        renamed = {key: tensor for key, tensor in renamed.items() if not key.endswith(".attention.k_proj.bias")}
+    return renamed
+
+
+def convert_dalle_encoder(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Renames the tensors of DALL-E's encoder, MMSelfSup's `dalle_encoder.pth`, to those of `FlavaImageCodebook`."""
+    return rename_keys(state_dict, DALLE_RULES)
 
 
 def convert_config(config: dict) -> SSLConfig:
@@ -181,6 +221,31 @@ def _byol_config(config: dict) -> BYOLConfig:
         predictor_hidden_size=config["head"]["predictor"]["hid_channels"],
         teacher_base_momentum=config.get("base_momentum", 0.996),
         **_joint_embedding_fields(config),
+    )
+
+
+def _cae_config(config: dict) -> CAEConfig:
+    backbone, neck, tokenizer = config["backbone"], config["neck"], config.get("target_generator", {})
+    width = _vit_fields(backbone)["hidden_size"]
+    fields = {key: value for key, value in _vit_fields(backbone).items() if key != "qkv_bias"}
+    return CAEConfig(
+        backbone_config={
+            **fields,
+            "model_type": "beit",
+            "layer_scale_init_value": backbone.get("init_values", 0.1) or 0.0,
+            "drop_path_rate": backbone.get("drop_path_rate", 0.0),
+        },
+        num_masked_patches=neck.get("mask_tokens_num", 75),
+        regressor_num_hidden_layers=neck.get("regressor_depth", 6),
+        decoder_num_hidden_layers=neck.get("decoder_depth", 8),
+        neck_num_attention_heads=neck.get("num_heads", 12),
+        neck_intermediate_size=int(width * neck.get("mlp_ratio", 4)),
+        neck_layer_scale_init_value=neck.get("init_values", 0.1) or 0.0,
+        cross_attention_bias=neck.get("qkv_bias", True),
+        alignment_weight=float(config["head"]["loss"].get("lambd", 2)),
+        teacher_momentum=float(config.get("base_momentum", 0.0)),
+        target_options={"size": neck.get("num_classes", tokenizer.get("vocab_size", 8192))},
+        **_normalisation(config),
     )
 
 
@@ -272,6 +337,7 @@ def _normalisation(config: dict) -> dict:
 CONFIG_CONVERTERS = {
     "BarlowTwins": _barlowtwins_config,
     "BYOL": _byol_config,
+    "CAE": _cae_config,
     "DenseCL": _densecl_config,
     "MAE": _mae_config,
     "MoCo": _moco_config,

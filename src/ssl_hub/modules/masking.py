@@ -1,5 +1,7 @@
 """Masks of the masked-image models: boolean, `True` where a patch is removed, patches row by row."""
 
+import math
+
 import torch
 
 
@@ -9,9 +11,77 @@ def random_patch_mask(batch_size: int, num_patches: int, mask_ratio: float, devi
     Returns:
         `torch.BoolTensor` of shape `(batch_size, num_patches)`.
     """
-    num_visible = int(num_patches * (1 - mask_ratio))
+    return draw_patches(batch_size, num_patches, num_patches - int(num_patches * (1 - mask_ratio)), device)
+
+
+def draw_patches(batch_size: int, num_patches: int, num_masked: int, device: torch.device) -> torch.Tensor:
+    """Draws masks `(batch_size, num_patches)` with exactly `num_masked` patches each, chosen uniformly."""
     order = torch.rand(batch_size, num_patches, device=device).argsort(dim=1)
-    return order.argsort(dim=1) >= num_visible
+    return order.argsort(dim=1) >= num_patches - num_masked
+
+
+def blockwise_patch_mask(
+    batch_size: int,
+    rows: int,
+    columns: int,
+    num_masked: int,
+    device: torch.device,
+    min_num_patches: int = 16,
+    min_aspect: float = 0.3,
+) -> torch.Tensor:
+    """Draws masks of rectangles, one over the other, with exactly `num_masked` patches each (BEiT, arXiv 2106.08254).
+
+    All images at once, so that nothing waits for the device: a rectangle that does not fit into an image, or masks no
+    patch anew or too many, is drawn again in the next round. What is missing after the last round is masked patch by
+    patch.
+
+    Args:
+        min_num_patches: of a rectangle, while so many are missing.
+        min_aspect: height / width of a rectangle lies between it and its inverse.
+
+    Returns:
+        `torch.BoolTensor` of shape `(batch_size, rows * columns)`.
+    """
+    mask = torch.zeros(batch_size, rows, columns, dtype=torch.bool, device=device)
+    row, column = torch.arange(rows, device=device), torch.arange(columns, device=device)
+    for _ in range(64):
+        missing = num_masked - mask.sum(dim=(1, 2))
+        area, aspect, top, left = torch.rand(4, batch_size, device=device)
+        # Where fewer are missing than the smallest rectangle has, the bounds change places, as in BEiT's code.
+        area = min_num_patches + area * (missing - min_num_patches)
+        aspect = torch.exp((2 * aspect - 1) * math.log(min_aspect))
+        height, width = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
+        top, left = (top * (rows - height + 1)).floor(), (left * (columns - width + 1)).floor()
+        in_rows = (row >= top[:, None]) & (row < (top + height)[:, None])
+        in_columns = (column >= left[:, None]) & (column < (left + width)[:, None])
+        block = in_rows[:, :, None] & in_columns[:, None, :]
+        newly_masked = (block & ~mask).sum(dim=(1, 2))
+        fits = (height < rows) & (width < columns) & (newly_masked <= missing)
+        mask |= block & fits[:, None, None]
+    mask = mask.flatten(1)
+    # Masked patches come first, then the others at random.
+    order = (torch.rand(mask.shape, device=device) - mask.float()).argsort(dim=1)
+    return order.argsort(dim=1) < num_masked
+
+
+def check_patch_mask(bool_masked_pos: torch.Tensor, batch_size: int, num_patches: int) -> int:
+    """The number of patches that a mask removes from every image.
+
+    Raises:
+        ValueError: the mask has another shape, or removes different numbers, none or all.
+    """
+    if bool_masked_pos.shape != (batch_size, num_patches):
+        raise ValueError(
+            f"bool_masked_pos must have the shape ({batch_size}, {num_patches}), one entry a patch; got "
+            f"{tuple(bool_masked_pos.shape)}"
+        )
+    counts = bool_masked_pos.sum(dim=1).unique().tolist()
+    if len(counts) != 1 or counts[0] in (0, num_patches):
+        raise ValueError(
+            "bool_masked_pos must remove the same number of patches from every image of a batch, at least one and not "
+            f"all {num_patches}; got {counts}"
+        )
+    return counts[0]
 
 
 def visible_patch_indices(bool_masked_pos: torch.Tensor, num_visible: int) -> torch.Tensor:
