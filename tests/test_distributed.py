@@ -1,21 +1,12 @@
 """N processes must give the loss and the gradients of one process that has the whole batch."""
 
 import pytest
-import test_barlowtwins
-import test_byol
-import test_densecl
-import test_mae
-import test_moco
-import test_mocov3
-import test_simclr
-import test_simsiam
-import test_swav
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from joint_embedding_common import BACKBONES
+from joint_embedding_common import BACKBONES, JointEmbeddingTests
 from safetensors.torch import load_file, save_file
-from test_modeling_common import BATCH_SIZE
+from test_modeling_common import BATCH_SIZE, find_test_class
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -28,27 +19,22 @@ from ssl_hub.distributed import (
     unshuffle_batch,
 )
 from ssl_hub.lifecycle import Progress
+from ssl_hub.registry import ALGORITHMS
 
-ALGORITHMS = {
-    "barlowtwins": test_barlowtwins.TestBarlowTwins,
-    "byol": test_byol.TestBYOL,
-    "densecl": test_densecl.TestDenseCL,
-    "mae": test_mae.TestMAE,
-    "moco": test_moco.TestMoCo,
-    "mocov3": test_mocov3.TestMoCoV3,
-    "simclr": test_simclr.TestSimCLR,
-    "simsiam": test_simsiam.TestSimSiam,
-    "swav": test_swav.TestSwAV,
-}
-# BatchNorm in the backbone too; MoCo and DenseCL do not synchronise it, so they cannot equal one process then.
-WITH_RESNET = ("barlowtwins", "byol", "simclr", "simsiam", "swav")
+TEST_CLASSES = {model_type: find_test_class(model_type) for model_type in ALGORITHMS}
+# With BatchNorm in the backbone too. Models that do not synchronise it cannot equal one process then.
+WITH_RESNET = [
+    name
+    for name, test_class in TEST_CLASSES.items()
+    if test_class.model_class.sync_batchnorm and issubclass(test_class, JointEmbeddingTests)
+]
 CASES = [*((name, False) for name in ALGORITHMS), *((name, True) for name in WITH_RESNET)]
 
 
 def build_model(name, with_resnet):
     """In double precision, so that an error of 1e-5 is an error, not rounding."""
     overrides = {"backbone_config": BACKBONES["resnet"]} if with_resnet else {}
-    model = ALGORITHMS[name]().model(**overrides).double().train()
+    model = TEST_CLASSES[name]().model(**overrides).double().train()
     if name == "swav":  # with a full queue
         model.memory.vectors = nn.functional.normalize(torch.randn_like(model.memory.vectors), dim=2)
     return model
@@ -56,7 +42,7 @@ def build_model(name, with_resnet):
 
 def run_steps(model, name, part, module):
     """Two losses, so that a queue holds what the first one put in; gradients of the second, and the state after it."""
-    test_class = ALGORITHMS[name]
+    test_class = TEST_CLASSES[name]
     images = test_class.images()
     images = [view[part].double() for view in images] if isinstance(images, list) else images[part].double()
     inputs = {key: value[part] for key, value in test_class.loss_inputs(BATCH_SIZE).items()}

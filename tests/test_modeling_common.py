@@ -1,5 +1,7 @@
 """What every algorithm must do. A test class of an algorithm inherits `SSLModelTests` and says what is asked below."""
 
+import importlib
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -21,6 +23,14 @@ from ssl_hub.lifecycle import FeatureTable, Progress
 from ssl_hub.modules.backbones import backbone_hidden_size
 
 BATCH_SIZE = 8
+
+
+def find_test_class(model_type: str) -> type["SSLModelTests"]:
+    """The test class of an algorithm, in the file that is named after it."""
+    module = importlib.import_module(f"test_{model_type}")
+    classes = [each for each in vars(module).values() if isinstance(each, type) and issubclass(each, SSLModelTests)]
+    (found,) = (each for each in classes if getattr(each, "config_class", None) is not None)
+    return found
 
 
 class SSLModelTests:
@@ -197,6 +207,15 @@ class SSLModelTests:
         assert loss.dtype == torch.float32
         assert loss.item() == pytest.approx(exact.item(), rel=0.03, abs=0.02)
         assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+    def test_a_compiled_step_is_one_graph_compiled_once(self):
+        model, inputs = self.model().train(), self.loss_inputs(BATCH_SIZE)
+        torch._dynamo.reset()
+        step = torch.compile(model, backend="eager", fullgraph=True)
+        for number in range(3):
+            model.begin_step(Progress(number, 3, 1))
+            with torch._dynamo.config.patch(error_on_recompile=number > 0):
+                step(self.images(), mode="loss", **inputs).loss.backward()
 
     def test_hooks(self):
         """In the order of a run, and that the scheduled values of a loaded model are those of a run's end."""

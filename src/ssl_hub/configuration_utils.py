@@ -32,6 +32,8 @@ class SSLConfig(PreTrainedConfig):
     paper: ClassVar[str | None] = None
     # Set by models/auto.py; called with the configuration's class.
     register_models: ClassVar[Callable | None] = None
+    # Set by the package, as hub/ lies above the models; called with a model and the arguments of its `push_to_hub`.
+    push_model: ClassVar[Callable | None] = None
 
     backbone_config: dict | PreTrainedConfig | None = None
     image_size: int | None = None

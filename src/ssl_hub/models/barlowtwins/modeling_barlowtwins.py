@@ -69,7 +69,7 @@ class BarlowTwinsModel(JointEmbeddingModel):
             pixel_values (list of 2 `torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`):
                 Two views of each image.
         """
-        self._check_views(pixel_values)
+        self.check_views(pixel_values)
         first, second = (self.project(view) for view in pixel_values)
         on_diagonal, off_diagonal = self.head(first, second)
         loss = self.config.loss_scale * (on_diagonal + self.config.off_diagonal_weight * off_diagonal)

@@ -39,7 +39,7 @@ class BYOLModel(JointEmbeddingModel):
             pixel_values (list of 2 `torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`):
                 Two views of each image.
         """
-        self._check_views(pixel_values)
+        self.check_views(pixel_values)
         projections = [self.project(view) for view in pixel_values]
         targets = [self.teacher_project(view) for view in pixel_values]
         losses = [

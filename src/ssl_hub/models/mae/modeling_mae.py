@@ -159,7 +159,8 @@ class MAEModel(SSLModel):
             pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, image_size, image_size)`):
                 Normalised images.
             bool_masked_pos (`torch.BoolTensor` of shape `(batch_size, num_patches)`, *optional*):
-                `True` where a patch is removed, as many in every image; drawn at random when not given.
+                `True` where a patch is removed, as many in every image (as `mask_ratio` says, if the model is
+                compiled); drawn at random when not given.
         """
         prediction, mask = self._reconstruct_patches(pixel_values, bool_masked_pos)
         loss = self.head(prediction, pixel_values, mask)
@@ -188,7 +189,7 @@ class MAEModel(SSLModel):
         )
 
     def _reconstruct_patches(self, pixel_values, bool_masked_pos):
-        self._check_pixel_values(pixel_values)
+        self.check_pixel_values(pixel_values)
         image_size = self.config.image_size
         if pixel_values.shape[-2:] != (image_size, image_size):
             raise ValueError(
@@ -196,9 +197,13 @@ class MAEModel(SSLModel):
                 f"got {pixel_values.shape[-2]} x {pixel_values.shape[-1]}. Any size works for mode='tensor'."
             )
         batch_size, num_patches = pixel_values.shape[0], self.config.num_patches
+        num_visible = int(num_patches * (1 - self.config.mask_ratio))
         if bool_masked_pos is None:
             mask = random_patch_mask(batch_size, num_patches, self.config.mask_ratio, pixel_values.device)
-            num_visible = int(num_patches * (1 - self.config.mask_ratio))
+        elif torch.compiler.is_compiling():
+            # A graph's sizes cannot depend on what a mask holds.
+            mask = bool_masked_pos.bool()
+            torch._assert_async((mask.sum(dim=1) == num_patches - num_visible).all(), "masks not of mask_ratio")
         else:
             if bool_masked_pos.shape != (batch_size, num_patches):
                 raise ValueError(

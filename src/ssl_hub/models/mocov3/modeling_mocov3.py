@@ -105,7 +105,7 @@ class MoCoV3Model(JointEmbeddingModel):
             pixel_values (list of 2 `torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`):
                 Two views of each image.
         """
-        self._check_views(pixel_values)
+        self.check_views(pixel_values)
         temperature = self.config.temperature
         projections = [self.project(view) for view in pixel_values]
         keys = [self.teacher_project(view) for view in pixel_values]

@@ -47,7 +47,7 @@ class SimCLRModel(JointEmbeddingModel):
             pixel_values (list of 2 `torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`):
                 Two views of each image.
         """
-        self._check_views(pixel_values)
+        self.check_views(pixel_values)
         # One batch of both views, so that BatchNorm sees them together, as in the original.
         both = torch.stack(pixel_values, dim=1).flatten(0, 1)
         loss = nt_xent_loss(self.project(both), self.config.temperature)

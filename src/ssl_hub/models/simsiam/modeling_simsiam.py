@@ -38,7 +38,7 @@ class SimSiamModel(JointEmbeddingModel):
             pixel_values (list of 2 `torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`):
                 Two views of each image.
         """
-        self._check_views(pixel_values)
+        self.check_views(pixel_values)
         first, second = (self.project(view) for view in pixel_values)
         loss = 0.5 * (cosine_loss(self.head(first), second) + cosine_loss(self.head(second), first))
         return SSLLossOutput(loss=loss, losses={"cosine": loss.detach()})

@@ -118,9 +118,9 @@ class SwAVModel(JointEmbeddingModel):
                 `num_large_crops` large crops of each image, then `num_small_crops` small ones. Neighbours of one size run
                 as one batch.
         """
-        self._check_views(pixel_values, same_size=False)
+        self.check_views(pixel_values, same_size=False)
         groups = [torch.cat(list(group)) for _, group in groupby(pixel_values, key=lambda view: view.shape[-2:])]
-        features = torch.cat([self._in_chunks(self._features, group) for group in groups])
+        features = torch.cat([self.in_chunks(self._features, group) for group in groups])
         projections = normalize(self.neck(features)).chunk(self.num_views)
         self.head.normalize_prototypes()
         prototypes = self.head.prototypes.weight
