@@ -43,9 +43,7 @@ def check_module(case: Case, module: nn.Module, run, convert=lambda state: state
     inputs = {name: tensor for name, tensor in case.under("input/").items() if not name.startswith("cotangent.")}
     for mode in ("eval", "train"):
         module.train(mode == "train")
-        variables = {
-            name: tensor.clone().requires_grad_(tensor.is_floating_point()) for name, tensor in inputs.items()
-        }
+        variables = {name: tensor.clone().requires_grad_(tensor.is_floating_point()) for name, tensor in inputs.items()}
         outputs = run(**variables)
         outputs = outputs if isinstance(outputs, dict) else {"out": outputs}
         for name, output in outputs.items():

@@ -158,7 +158,9 @@ def check_joint_embedding(case: Case) -> None:
         model.config.queue_size = 0
     elif "output/second_step.loss_total" in case:
         if "max_iters" in case.sidecar["runtime"]:
-            momentum = cosine_ramp(case.config["base_momentum"], 1.0, (steps + 1) / case.sidecar["runtime"]["max_iters"])
+            momentum = cosine_ramp(
+                case.config["base_momentum"], 1.0, (steps + 1) / case.sidecar["runtime"]["max_iters"]
+            )
         follow()
         loss("second_step.")
 

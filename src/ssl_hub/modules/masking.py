@@ -64,8 +64,12 @@ def blockwise_patch_mask(
     return order.argsort(dim=1) < num_masked
 
 
-def check_patch_mask(bool_masked_pos: torch.Tensor, batch_size: int, num_patches: int) -> int:
+def check_patch_mask(
+    bool_masked_pos: torch.Tensor, batch_size: int, num_patches: int, num_masked_if_compiled: int
+) -> int:
     """The number of patches that a mask removes from every image.
+
+    A graph's sizes cannot depend on what a mask holds: a compiled model takes masks of `num_masked_if_compiled` patches.
 
     Raises:
         ValueError: the mask has another shape, or removes different numbers, none or all.
@@ -75,6 +79,10 @@ def check_patch_mask(bool_masked_pos: torch.Tensor, batch_size: int, num_patches
             f"bool_masked_pos must have the shape ({batch_size}, {num_patches}), one entry a patch; got "
             f"{tuple(bool_masked_pos.shape)}"
         )
+    if torch.compiler.is_compiling():
+        is_right = (bool_masked_pos.sum(dim=1) == num_masked_if_compiled).all()
+        torch._assert_async(is_right, "a mask removes another number of patches than the configuration says")
+        return num_masked_if_compiled
     counts = bool_masked_pos.sum(dim=1).unique().tolist()
     if len(counts) != 1 or counts[0] in (0, num_patches):
         raise ValueError(

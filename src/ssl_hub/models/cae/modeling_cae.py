@@ -318,20 +318,19 @@ class CAEModel(SSLModel):
             pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`):
                 Normalised images.
             bool_masked_pos (`torch.BoolTensor` of shape `(batch_size, num_patches)`, *optional*):
-                `True` where a patch is removed, as many in every image; drawn at random when not given.
+                `True` where a patch is removed, as many in every image (as `num_masked_patches` says, if the model is
+                compiled); drawn at random when not given.
             target_pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, target_height, target_width)`, *optional*):
                 The same crops, of the size and normalised as the target generator takes them. Made from `pixel_values`
                 when not given.
         """
-        mask, masked_patches, prediction, latent = self._predict_patches(pixel_values, bool_masked_pos)
+        _, masked_patches, prediction, latent = self._predict_patches(pixel_values, bool_masked_pos)
         with torch.no_grad():
             encoded = self.teacher.backbone(pixel_values, masked_patches).last_hidden_state[:, 1:]
         target = self._targets(pixel_values, target_pixel_values, masked_patches)
         main = prediction_loss(prediction, target)
         alignment = self.config.alignment_weight * alignment_loss(latent, encoded)
-        return SSLLossOutput(
-            loss=main + alignment, losses={"main": main.detach(), "alignment": alignment.detach()}
-        )
+        return SSLLossOutput(loss=main + alignment, losses={"main": main.detach(), "alignment": alignment.detach()})
 
     @torch.no_grad()
     def predict(
@@ -357,12 +356,12 @@ class CAEModel(SSLModel):
         self.teacher.follow(self, self.config.teacher_momentum)
 
     def _predict_patches(self, pixel_values, bool_masked_pos):
-        self._check_pixel_values(pixel_values)
+        self.check_pixel_values(pixel_values)
         batch_size, patch_size = len(pixel_values), self.config.backbone_config.patch_size
         rows, columns = pixel_values.shape[-2] // patch_size, pixel_values.shape[-1] // patch_size
         num_patches = rows * columns
+        num_masked = max(1, round(num_patches * self.config.num_masked_patches / self.config.num_patches))
         if bool_masked_pos is None:
-            num_masked = max(1, round(num_patches * self.config.num_masked_patches / self.config.num_patches))
             device = pixel_values.device
             if self.config.mask_kind == "blockwise":
                 mask = blockwise_patch_mask(batch_size, rows, columns, num_masked, device)
@@ -370,7 +369,7 @@ class CAEModel(SSLModel):
                 mask = draw_patches(batch_size, num_patches, num_masked, device)
         else:
             mask = bool_masked_pos.bool()
-            num_masked = check_patch_mask(mask, batch_size, num_patches)
+            num_masked = check_patch_mask(mask, batch_size, num_patches, num_masked)
         visible_patches = visible_patch_indices(mask, num_patches - num_masked)
         masked_patches = visible_patch_indices(~mask, num_masked)
         visible = self.backbone(pixel_values, visible_patches).last_hidden_state[:, 1:]

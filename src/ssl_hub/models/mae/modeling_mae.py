@@ -13,7 +13,7 @@ from transformers.models.vit.modeling_vit import ViTAttention, ViTLayer, ViTMLP,
 
 from ...modeling_outputs import ReconstructionOutput, SSLLossOutput
 from ...modeling_utils import SSLForImageClassification, SSLModel
-from ...modules.masking import patchify, random_patch_mask, unpatchify, visible_patch_indices
+from ...modules.masking import check_patch_mask, patchify, random_patch_mask, unpatchify, visible_patch_indices
 from ...modules.vit import FixedPositionViTEmbeddings, FixedPositionViTModel, init_sincos_positions
 from .configuration_mae import MAEConfig
 
@@ -197,28 +197,13 @@ class MAEModel(SSLModel):
                 f"got {pixel_values.shape[-2]} x {pixel_values.shape[-1]}. Any size works for mode='tensor'."
             )
         batch_size, num_patches = pixel_values.shape[0], self.config.num_patches
-        num_visible = int(num_patches * (1 - self.config.mask_ratio))
+        num_masked = num_patches - int(num_patches * (1 - self.config.mask_ratio))
         if bool_masked_pos is None:
             mask = random_patch_mask(batch_size, num_patches, self.config.mask_ratio, pixel_values.device)
-        elif torch.compiler.is_compiling():
-            # A graph's sizes cannot depend on what a mask holds.
-            mask = bool_masked_pos.bool()
-            torch._assert_async((mask.sum(dim=1) == num_patches - num_visible).all(), "masks not of mask_ratio")
         else:
-            if bool_masked_pos.shape != (batch_size, num_patches):
-                raise ValueError(
-                    f"bool_masked_pos must have the shape ({batch_size}, {num_patches}), one entry a patch; got "
-                    f"{tuple(bool_masked_pos.shape)}"
-                )
             mask = bool_masked_pos.bool()
-            counts = mask.sum(dim=1).unique().tolist()
-            if len(counts) != 1 or counts[0] in (0, num_patches):
-                raise ValueError(
-                    "bool_masked_pos must remove the same number of patches from every image of a batch, at least one "
-                    f"and not all {num_patches}; got {counts}"
-                )
-            num_visible = num_patches - counts[0]
-        visible_patches = visible_patch_indices(mask, num_visible)
+            num_masked = check_patch_mask(mask, batch_size, num_patches, num_masked)
+        visible_patches = visible_patch_indices(mask, num_patches - num_masked)
         latent = self.backbone(pixel_values, visible_patches=visible_patches).last_hidden_state
         return self.neck(latent, visible_patches), mask
 

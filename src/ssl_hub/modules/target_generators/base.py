@@ -85,7 +85,9 @@ class NetworkTargets(TargetGenerator):
                 f"target_options of {self.type!r} need a size, the number of values that its network gives a patch"
             )
         self.image_size = options.get("image_size")
-        self.mean, self.std = (options.get(f"image_{name}", getattr(self, f"default_{name}")) for name in ("mean", "std"))
+        self.mean, self.std = (
+            options.get(f"image_{name}", getattr(self, f"default_{name}")) for name in ("mean", "std")
+        )
         self.name_or_path = config.target_name_or_path
         self.random, self.network_fields = config.target_random, options.get("network", {})
         self._network: PreTrainedModel | None = None
@@ -106,6 +108,7 @@ class NetworkTargets(TargetGenerator):
         """Side of the images of which the network gives so many patches a side."""
         raise NotImplementedError
 
+    @torch.compiler.disable
     def load(self) -> None:
         if self._network is not None:
             return
@@ -123,6 +126,8 @@ class NetworkTargets(TargetGenerator):
 
     def use(self, network: PreTrainedModel) -> None:
         """Makes targets with this network, which is frozen for that."""
+        if self.is_discrete:
+            self._check_size(network.config.vocab_size)
         self._network = network.float().eval().requires_grad_(False)
 
     def _load_pretrained(self) -> PreTrainedModel:
@@ -142,14 +147,21 @@ class NetworkTargets(TargetGenerator):
             )
         return network
 
+    def _check_size(self, size: int) -> None:
+        if size != self.size:
+            raise ValueError(
+                f"the model predicts {self.size} values a patch, and its {self.type!r} target generator makes {size}: "
+                "set the size in target_options"
+            )
+
     def network(self, device: torch.device) -> PreTrainedModel:
         """The network, on that device."""
-        self.load()
+        if self._network is None:
+            self.load()
         if next(self._network.parameters()).device != device:
             self._network.to(device)
         return self._network
 
-    @torch.compiler.disable
     @torch.no_grad()
     def __call__(self, pixel_values: torch.Tensor, target_pixel_values: torch.Tensor | None = None) -> torch.Tensor:
         network, (rows, columns) = self.network(pixel_values.device), self.grid(pixel_values)
@@ -163,12 +175,8 @@ class NetworkTargets(TargetGenerator):
                 f"{target_pixel_values.shape[-2]} x {target_pixel_values.shape[-1]} pixels, and the model has {rows} x "
                 f"{columns} patches: change the size of the view's target, or the model's image or patch size"
             )
-        width = self.size if self.is_discrete else targets.shape[3]
-        if width != self.size or (self.is_discrete and targets.max() >= self.size):
-            raise ValueError(
-                f"the model predicts {self.size} values a patch, and its {self.type!r} target generator makes "
-                f"{width if width != self.size else 'more'}: set the size in target_options"
-            )
+        if not self.is_discrete:
+            self._check_size(targets.shape[3])
         return targets.flatten(1, 2)
 
     def resize(self, network: PreTrainedModel, pixel_values: torch.Tensor) -> torch.Tensor:

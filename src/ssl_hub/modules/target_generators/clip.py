@@ -30,7 +30,6 @@ class CLIPTargets(NetworkTargets):
         features = network.visual_projection(network.vision_model.post_layernorm(tokens))
         return features.unflatten(1, self._grid(network, pixel_values))
 
-    @torch.compiler.disable
     @torch.no_grad()
     def attention(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """How much the class token attends to each patch in the last layer, on average over the heads.

@@ -7,9 +7,7 @@ from ..losses import to_float32
 from .base import TargetGenerator
 
 
-def hog(
-    images: torch.Tensor, num_bins: int = 9, cell_size: int = 8, gaussian_window: int = 16
-) -> torch.Tensor:
+def hog(images: torch.Tensor, num_bins: int = 9, cell_size: int = 8, gaussian_window: int = 16) -> torch.Tensor:
     """Histograms of the orientations of an image's gradients, a colour channel and cell each, as MaskFeat takes them.
 
     Args:
@@ -34,9 +32,7 @@ def hog(
         window = weights[:, None] * weights
         magnitude = magnitude * (window / window.sum()).tile(height // gaussian_window, width // gaussian_window)
     # A bin at a time: an array of all bins would be `num_bins` times as large as the images.
-    histograms = [
-        F.avg_pool2d(magnitude * (bins == index), cell_size, divisor_override=1) for index in range(num_bins)
-    ]
+    histograms = [F.avg_pool2d(magnitude * (bins == index), cell_size, divisor_override=1) for index in range(num_bins)]
     return F.normalize(torch.stack(histograms, dim=2), dim=2)
 
 

@@ -49,9 +49,7 @@ class LowFrequencyTargets(PixelTargets):
     def images(self, pixel_values: torch.Tensor) -> torch.Tensor:
         height, width = pixel_values.shape[-2:]
         # The disc lies about the middle of the spectrum, between its four central entries where their number is even.
-        rows, columns = (
-            torch.arange(size, device=pixel_values.device) - (size - 1) / 2 for size in (height, width)
-        )
+        rows, columns = (torch.arange(size, device=pixel_values.device) - (size - 1) / 2 for size in (height, width))
         disc = rows[:, None] ** 2 + columns**2 <= self.radius**2
         spectrum = torch.fft.fftshift(torch.fft.fft2(self.denormalize(pixel_values)), dim=(-2, -1))
         images = torch.fft.ifft2(torch.fft.ifftshift(spectrum * disc, dim=(-2, -1))).abs()
