@@ -189,14 +189,17 @@ class SSLModelTests:
     # Training
 
     def test_gradient_checkpointing_changes_nothing(self):
-        gradients = []
+        images, gradients = self.images(), []
+        images = images.double() if isinstance(images, torch.Tensor) else [view.double() for view in images]
         for enable in (False, True):
-            model = self.model().train()
+            model = self.model().double().train()
             if enable:
                 model.gradient_checkpointing_enable()
-            model(self.images(), mode="loss", **self.loss_inputs(BATCH_SIZE)).loss.backward()
+            loss = model(images, mode="loss", **self.loss_inputs(BATCH_SIZE)).loss
+            assert loss.dtype == torch.float64
+            loss.backward()
             gradients.append([p.grad for p in model.parameters() if p.grad is not None])
-        assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(*gradients, strict=True))
+        assert all(torch.allclose(a, b, rtol=1e-9, atol=1e-12) for a, b in zip(*gradients, strict=True))
 
     def test_bf16_autocast(self):
         exact = self.model().train()(self.images(), mode="loss", **self.loss_inputs(BATCH_SIZE)).loss

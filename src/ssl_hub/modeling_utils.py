@@ -261,9 +261,7 @@ class JointEmbeddingModel(SSLModel):
     def teacher_project(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """The teacher's projections `(B, projection_size)` of one view, without a gradient."""
         teacher = self.teacher
-        return self.in_chunks(
-            lambda images: teacher.neck(self.pooled_features(teacher.backbone, images)), pixel_values
-        )
+        return self.in_chunks(lambda images: teacher.neck(self.pooled_features(teacher.backbone, images)), pixel_values)
 
     def pooled_features(self, backbone: PreTrainedModel, pixel_values: torch.Tensor) -> torch.Tensor:
         return pool_features(run_backbone(backbone, pixel_values), self.config.pooling)

@@ -47,16 +47,6 @@ def dataset(request, folder):
     return load_image_dataset(folder, streaming=request.param == "streamed")
 
 
-class Recorder:
-    """A view that renders its draws."""
-
-    def __init__(self, view):
-        self.draw = view.draw
-
-    def render(self, image, parameters):
-        return parameters
-
-
 def train_loader(dataset, batch_size=4, views=VIEWS, **options):
     return build_train_loader(dataset, views, **{"seed": 7, "shuffle_buffer_size": 8, **options}, batch_size=batch_size)
 
@@ -284,17 +274,49 @@ def test_workers_change_no_mask(dataset):
 
 def test_no_two_draws_of_a_run_coincide():
     """Nor do they with what the trainer seeds from (seed, stream, number, process)."""
-    (view,) = VIEWS[2:]
-    dataset = ViewDataset([None] * 40, [Recorder(view)], 5)
-    draws = [
-        dataset._render(Image.new("RGB", (500, 375)), ViewKey(e, i, r))
-        for e in range(40)
-        for i in range(40)
-        for r in range(2)
-    ]
-    torch.manual_seed(int(np.random.SeedSequence([5, 1, 2, 0]).generate_state(1, np.uint64)[0]))
-    draws.append([view.draw(375, 500)])
-    assert len({str(draw) for draw in draws}) == len(draws)
+    dataset = ViewDataset([], VIEWS[2:], 5)
+    keys = [ViewKey(epoch, index, repeat) for epoch in range(40) for index in range(40) for repeat in range(2)]
+    crops = [dataset._draw(1500, 2000, key)[0][1]["crop"] for key in keys]
+    for stream in range(3):
+        torch.manual_seed(int(np.random.SeedSequence([5, stream, 2, 0]).generate_state(1, np.uint64)[0]))
+        crops.append(VIEWS[2].draw(1500, 2000)["crop"])
+    assert len({tuple(crop.values()) for crop in crops}) == len(crops)
+
+
+def test_a_large_photo_is_decoded_no_larger_than_its_views_need(tmp_path, monkeypatch):
+    smooth = Image.effect_noise((9, 6), 90).convert("RGB").resize((1200, 800), Image.BICUBIC)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # on its side
+    for name in ("a.jpg", "b.png"):
+        smooth.save(tmp_path / name, exif=exif, quality=98)
+    sizes = []
+    views = build_views(
+        [
+            {"size": 40, "scale": [0.3, 1.0], "target": {"size": 50}},
+            {"kind": "patches", "size": 20, "jitter": 4, "resize": 90, "grayscale": 0},
+        ]
+    )
+    for view in {type(view) for view in views}:
+        render = view.render
+        monkeypatch.setattr(
+            view,
+            "render",
+            lambda self, image, parameters, r=render: sizes.append(image.size) or r(self, image, parameters),
+        )
+    jpeg, png = (
+        [
+            ViewDataset([{"image": {"bytes": None, "path": str(tmp_path / name)}}], views, 0)[epoch, 0]
+            for epoch in range(8)
+        ]
+        for name in ("a.jpg", "b.png")
+    )
+    assert len(sizes) == 2 * 2 * 8
+    assert set(sizes[16:]) == {(800, 1200)}
+    assert set(sizes[:16]) <= {(100, 150), (200, 300)} and len(set(sizes[:16])) > 0
+    for reduced, whole in zip(jpeg, png, strict=True):
+        for view, other in zip(reduced["views"], whole["views"], strict=True):
+            for name in view:
+                assert (view[name].float() - other[name].float()).abs().mean() < 8  # of 256; other crops differ by 50
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

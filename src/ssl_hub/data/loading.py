@@ -8,14 +8,13 @@ from typing import NamedTuple
 import datasets
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ssl_hub.data.images import UnreadableImageError, decode_image
+from ssl_hub.data.images import EncodedImage, UnreadableImageError, decode_image
 from ssl_hub.data.views import View
 
-# Second word of the entropy that orders and views are drawn from: no two streams of random numbers of a run begin with
-# the same words. Those of the trainer are small numbers.
+# The second word of the entropy that orders and views are seeded with, so that no two random streams of a run share a
+# seed. The trainer's streams are small numbers.
 _ORDER_STREAM = int.from_bytes(b"orde", "big")
 _VIEW_STREAM = int.from_bytes(b"view", "big")
 
@@ -217,11 +216,16 @@ class ViewDataset(Dataset):
         unreadable = []
         for row, shown in self._candidates(key):
             try:
-                image = decode_image(row["image"], f"row {shown}")
+                encoded = EncodedImage(row["image"], f"row {shown}")
+                drawn = self._draw(encoded.height, encoded.width, key)
+                # Decoded once, whatever the number of views, and no larger than they need.
+                resolution = max(view.resolution(parameters) for view, parameters in drawn)
+                image = encoded.decode(resolution)
             except UnreadableImageError as error:
                 unreadable.append(error.name)
             else:
-                return {"views": self._render(image, key), "index": shown, "unreadable": unreadable}
+                rendered = [view.render(image, parameters) for view, parameters in drawn]
+                return {"views": rendered, "index": shown, "unreadable": unreadable}
         return {"views": None, "index": key.index, "unreadable": unreadable}
 
     def _candidates(self, key: ViewKey) -> Iterator[tuple[dict, int]]:
@@ -231,14 +235,13 @@ class ViewDataset(Dataset):
             for i in range(key.index, key.index + len(self.dataset)):
                 yield self.dataset[i % len(self.dataset)], i % len(self.dataset)
 
-    def _render(self, image: Image.Image, key: ViewKey) -> list[dict[str, torch.Tensor]]:
+    def _draw(self, height: int, width: int, key: ViewKey) -> list[tuple[View, dict]]:
         entropy = [self.seed, _VIEW_STREAM, key.epoch, key.index, key.repeat]
         seed = np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]
         # Views draw from the CPU's generator; torch.manual_seed would reset the accelerators' too.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(int(seed))
-            drawn = [view.draw(image.height, image.width) for view in self.views]
-        return [view.render(image, parameters) for view, parameters in zip(self.views, drawn, strict=True)]
+            return [(view, view.draw(height, width)) for view in self.views]
 
 
 def collate(samples: list[dict]) -> dict:

@@ -13,7 +13,7 @@ class Normalize(torch.nn.Module):
 
     Args:
         mean, std: Of the red, green and blue channel, in units where 1 is white.
-        views: What made the batches (see `build_views`): some of their images may have statistics of their own.
+        views: The views of the batches (see `build_views`), which may have statistics of their own.
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], views: Sequence[View] = ()):
@@ -21,7 +21,7 @@ class Normalize(torch.nn.Module):
         _check_statistics(mean, std)
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
-        # Of each name, one module for each view that makes it, in their order.
+        # For each name one module a view that makes it, in the order of the views.
         self.by_name = torch.nn.ModuleDict()
         for view in views:
             for name, own in view.statistics.items():
@@ -33,8 +33,8 @@ class Normalize(torch.nn.Module):
         """Turn images of 8 bits into float32 `(pixels / 255 - mean) / std`.
 
         Args:
-            batch: Images `(..., 3, H, W)`, a list of such views, or a batch of the training loader: a dict by name, of
-                which the uint8 tensors are images. What is no image comes back as it is.
+            batch: Images `(..., 3, H, W)`, a list of such views, or a batch of the training loader, a dict by name: its
+                uint8 tensors are normalised, the rest is passed through.
         """
         if isinstance(batch, Mapping):
             return {name: self._by_name(name, value) for name, value in batch.items()}

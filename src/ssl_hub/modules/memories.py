@@ -37,4 +37,3 @@ class Queue(nn.Module):
         rows = torch.arange(batch_size, device=self.pointer.device) + self.pointer
         self.vectors[rows] = vectors
         self.pointer.copy_((self.pointer + batch_size) % size)
-

@@ -12,7 +12,7 @@ from .patches import PatchesView
 
 _KINDS = {"crop": CropView, "patches": PatchesView}
 
-# What a view makes besides `pixel_values`, and the key of a recipe's view that has it made.
+# What a view can make besides `pixel_values`: name of the input -> key of a recipe's view that makes it.
 INPUT_KEYS = {"bool_masked_pos": "mask", "target_pixel_values": "target"}
 
 
@@ -29,8 +29,11 @@ class View(Protocol):
     def draw(self, height: int, width: int) -> dict:
         """Draw the parameters for an image of `height` x `width` pixels."""
 
+    def resolution(self, parameters: dict) -> float:
+        """The share of the image's height and width that is enough to render what was drawn; above 1 all is needed."""
+
     def render(self, image: Image.Image, parameters: dict) -> dict[str, torch.Tensor]:
-        """Turn an RGB image of that size into named tensors, images as uint8."""
+        """Turn an RGB image, of that size or reduced, into named tensors, images as uint8."""
 
 
 def build_views(views: Sequence[Mapping]) -> list[View]:

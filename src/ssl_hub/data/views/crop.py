@@ -26,7 +26,7 @@ class CropView:
     * `size` (pixels), `scale` (share of the image's area, default [0.08, 1]), `ratio` (width / height, default
       [3/4, 4/3]), `interpolation` ("bicubic", the default, or "bilinear"; both antialiased): the random resized crop.
     * `hflip`: probability of a horizontal flip.
-    * `rotation`: degrees; the angle is drawn from [-rotation, rotation], what comes from outside is black.
+    * `rotation`: degrees; the angle is drawn from [-rotation, rotation]. Nearest neighbour, black outside.
     * `color_jitter`: `{p, brightness, contrast, saturation, hue}`, strengths as in torchvision (default 0).
     * `grayscale`: probability, or `{p, weights, before_jitter}`: weights "luma" (default) or "mean", and whether it
       comes before the color jitter (default false).
@@ -37,7 +37,8 @@ class CropView:
 
     * `mask`: see `build_mask`. Makes `bool_masked_pos`, bool `(num_patches,)`, row by row, True where a patch is
       removed.
-    * `target`: see `build_target`. Makes `target_pixel_values`: crop, flip and colors as drawn for the view.
+    * `target`: see `build_target`. Makes `target_pixel_values`, the same crop at another size, with the same flip,
+      rotation and colors.
     * `mean`, `std`: what `pixel_values` are normalised with (default: the model's).
     """
 
@@ -61,17 +62,25 @@ class CropView:
     def draw(self, height: int, width: int) -> dict:
         """Draw crop, flip, operations and mask for an image of `height` x `width` pixels."""
         return {
+            "image_size": (height, width),
             "crop": self.crop.make_params([torch.empty(3, height, width, device="meta")]),
             "hflip": torch.rand(()).item() < self.hflip,
             "operations": draw_operations(self.operations, self.size, self.size),
             "mask": None if self.mask is None else self.mask.draw(),
         }
 
+    def resolution(self, parameters: dict) -> float:
+        """The share of the image's height and width at which the crop is as large as what is made of it."""
+        crop, target = parameters["crop"], 0 if self.target is None else self.target.size
+        return max(self.size, target) / min(crop["height"], crop["width"])
+
     def render(self, image: Image.Image, parameters: dict) -> dict[str, torch.Tensor]:
-        """Render what `draw` drew for an RGB image of that size."""
-        crop = parameters["crop"]
-        box = (crop["left"], crop["top"], crop["left"] + crop["width"], crop["top"] + crop["height"])
-        pixels = functional.pil_to_tensor(image.crop(box))
+        """Render what `draw` drew for an RGB image of that size, or of `resolution` times that size."""
+        crop, (height, width) = parameters["crop"], parameters["image_size"]
+        down, right = image.height / height, image.width / width
+        top, left = round(crop["top"] * down), round(crop["left"] * right)
+        bottom, end = round((crop["top"] + crop["height"]) * down), round((crop["left"] + crop["width"]) * right)
+        pixels = functional.pil_to_tensor(image.crop((left, top, end, bottom)))
         outputs = {"pixel_values": self._finish(pixels, self.size, self.interpolation, parameters)}
         if self.mask is not None:
             outputs["bool_masked_pos"] = parameters["mask"]

@@ -12,7 +12,7 @@ _KEYS = {
     "aligned": ("ratio", "cell"),
     "blockwise": ("count", "min_num_patches", "max_num_patches", "aspect"),
 }
-# Of the blocks of a mask that do not fit; then the rest is masked patch by patch.
+# After so many blocks in a row that do not fit, the rest is masked patch by patch.
 _MAX_TRIES = 1000
 
 

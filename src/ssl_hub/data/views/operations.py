@@ -1,4 +1,4 @@
-"""What may happen to the pixels of a view once it has its size."""
+"""Rotation and colour operations on a view that has its final size."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -30,7 +30,7 @@ def build_operations(view: Mapping, where: str) -> list[Operation]:
 
 def draw_operations(operations: Sequence[Operation], height: int, width: int) -> list[dict | None]:
     """Parameters of each operation, None if it does not happen, for an image of `height` x `width` pixels."""
-    shape = [torch.empty(3, height, width, device="meta")]  # `make_params` asks an image for its size, if for anything
+    shape = [torch.empty(3, height, width, device="meta")]  # `make_params` reads no more than the shape
     return [
         operation.transform.make_params(shape) if torch.rand(()).item() < operation.probability else None
         for operation in operations

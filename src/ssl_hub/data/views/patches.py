@@ -48,16 +48,21 @@ class PatchesView:
         self.statistics = {"pixel_values": statistics(view, where)}
 
     def draw(self, height: int, width: int) -> dict:
-        """Draw the places of grid and patches, and whether the image is gray; the image's size is of no matter."""
+        """Draw the places of grid and patches, and whether an image of `height` x `width` pixels becomes gray."""
         top, left = torch.randint(0, self.resize - self.grid * self.cell + 1, (2,)).tolist()
         return {
+            "image_size": (height, width),
             "grid": {"top": top, "left": left},
             "patches": torch.randint(0, self.jitter + 1, (self.grid * self.grid, 2)).tolist(),
             "operations": draw_operations(self.operations, self.resize, self.resize),
         }
 
+    def resolution(self, parameters: dict) -> float:
+        """The share of the image's height and width at which it is as large as the square that it is resized to."""
+        return self.resize / min(parameters["image_size"])
+
     def render(self, image: Image.Image, parameters: dict) -> dict[str, torch.Tensor]:
-        """Render what `draw` drew for an RGB image."""
+        """Render what `draw` drew for an RGB image of that size, or of `resolution` times that size."""
         pixels = functional.pil_to_tensor(image)
         pixels = functional.resize(pixels, [self.resize, self.resize], self.interpolation, antialias=True)
         edge, (top, left) = self.grid * self.cell, parameters["grid"].values()

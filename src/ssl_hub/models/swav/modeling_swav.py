@@ -43,12 +43,17 @@ def sinkhorn(
 
 
 class SwAVNeck(nn.Module):
+    """Two linear layers with BatchNorm and ReLU in between, or one."""
+
     def __init__(self, config: SwAVConfig, hidden_size: int):
         super().__init__()
-        width = config.projection_hidden_size
-        self.projection_neck = nn.Sequential(
-            nn.Linear(hidden_size, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, config.projection_size)
-        )
+        width, size = config.projection_hidden_size, config.projection_size
+        if config.mlp_projector:
+            self.projection_neck = nn.Sequential(
+                nn.Linear(hidden_size, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, size)
+            )
+        else:
+            self.projection_neck = nn.Linear(hidden_size, size)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         return self.projection_neck(features)
