@@ -12,15 +12,16 @@ from ssl_hub.conversion.state_dicts import load_strictly
 from ssl_hub.data.processing import Normalize
 from ssl_hub.lifecycle import cosine_ramp
 from ssl_hub.models.barlowtwins.modeling_barlowtwins import BarlowTwinsHead
-from ssl_hub.models.cae.modeling_cae import CAENeck, alignment_loss, prediction_loss
+from ssl_hub.models.cae.modeling_cae import CAENeck, alignment_loss
 from ssl_hub.models.densecl.modeling_densecl import DenseCLNeck
 from ssl_hub.models.mae.modeling_mae import MAEDecoder, MAEHead, MAEViTModel
 from ssl_hub.models.moco.modeling_moco import MoCoNeck
 from ssl_hub.models.mocov3.modeling_mocov3 import batch_contrast
+from ssl_hub.models.simmim.modeling_simmim import SimMIMHead, SimMIMNeck
 from ssl_hub.models.swav.modeling_swav import SwAVNeck, sinkhorn
 from ssl_hub.modules.backbones import build_backbone, pool_features
 from ssl_hub.modules.heads import PredictorHead
-from ssl_hub.modules.losses import contrastive_loss, cosine_loss, normalize
+from ssl_hub.modules.losses import contrastive_loss, cosine_loss, normalize, reconstruction_loss, target_loss
 from ssl_hub.modules.masking import patchify, unpatchify
 from ssl_hub.modules.necks import NonLinearNeck
 from ssl_hub.modules.position_embeddings import sincos_position_embedding_2d
@@ -282,7 +283,8 @@ def check_mae_decoder(case: Case) -> None:
     latent, ids_restore = case["input/latent"].requires_grad_(), case["input/ids_restore"]
     # row `restore < V` of the shuffled sequence belongs to that patch
     visible = ids_restore.argsort(dim=1)[:, : latent.shape[1] - 1]
-    output = decoder(latent, visible)
+    grid_size = 2 * (int(fields["num_patches"] ** 0.5),)
+    output = decoder(latent, visible, grid_size)
     (output * case["input/cotangent.out"]).sum().backward()
     case.compare("features", output, case["output/train.out"])
     case.compare("gradients", latent.grad, case["grad/input.latent"])
@@ -298,6 +300,37 @@ def check_mae_head(case: Case) -> None:
         return head(pred, target if target.ndim == 4 else target.transpose(1, 2)[..., None], mask)
 
     check_module(case, head, run)
+
+
+def check_simmim_neck(case: Case) -> None:
+    fields = case.config
+    neck = SimMIMNeck(fields["in_channels"], fields["encoder_stride"], num_channels=3)
+
+    def convert(state):
+        return {name.replace("decoder.0.", "predict_pixels."): tensor for name, tensor in state.items()}
+
+    check_module(case, neck, lambda x: neck(x), convert)
+
+
+def check_simmim_head(case: Case) -> None:
+    """The head, which has a mask of patches; the loss alone has one of pixels."""
+    head = SimMIMHead(case.config.get("patch_size", 1))
+    mask = case.tensors.pop("input/mask").flatten(1)
+    check_module(case, head, lambda pred, target: head(pred, target, mask))
+
+
+def check_pixel_loss(case: Case) -> None:
+    power = {"L1": 1, "L2": 2}[case.config["criterion"]]
+    is_image = case["input/pred"].ndim == 4
+    if "input/mask" in case and (case.config.get("channel") or 1) != (case["input/pred"].shape[1] if is_image else 1):
+        raise UnsupportedCaseError
+
+    def run(pred, target, mask=None):
+        mask = mask if is_image or mask is None else mask[..., None]
+        return reconstruction_loss(pred, target, mask, power=power)
+
+    case.tensors.pop("grad/input.mask", None)
+    check_module(case, nn.Module(), run)
 
 
 def check_vit(case: Case) -> None:
@@ -386,7 +419,7 @@ def check_cae_loss(case: Case) -> None:
         if target is None:
             target = logits_target.argmax(dim=1).flatten(1)[mask.bool()]
         return {
-            "main": prediction_loss(logits, target.long()),
+            "main": target_loss(logits, target.long()),
             "align": weight * alignment_loss(latent_pred, latent_target),
         }
 
@@ -456,7 +489,11 @@ PARTS = {
     "MoCoV2Neck": check_moco_neck,
     "MoCoV3Head": check_mocov3_head,
     "NonLinearNeck": check_nonlinear_neck,
+    "PixelReconstructionLoss": check_pixel_loss,
     "ResNet": check_resnet,
+    "SimMIMHead": check_simmim_head,
+    "SimMIMNeck": check_simmim_neck,
+    "SimMIMReconstructionLoss": check_simmim_head,
     "SwAVHead": check_swav_loss,
     "SwAVLoss": check_swav_loss,
     "SwAVNeck": check_swav_neck,

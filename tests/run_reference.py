@@ -22,7 +22,7 @@ from ssl_hub.conversion import mmselfsup
 from ssl_hub.conversion.state_dicts import load_strictly
 from ssl_hub.lifecycle import cosine_ramp
 from ssl_hub.models.mae.modeling_mae import MAEModel
-from ssl_hub.modules.masking import patchify, visible_patch_indices
+from ssl_hub.modules.masking import patchify, pixel_mask, visible_patch_indices
 
 
 def check_mae(case: Case) -> None:
@@ -49,7 +49,8 @@ def check_mae(case: Case) -> None:
     order = torch.cat([torch.zeros_like(order[:, :1]), order + 1], dim=1)
     expected = torch.stack([tokens[index] for tokens, index in zip(expected, order, strict=True)])
     case.compare("features", latent, expected)
-    prediction = model.neck(latent, visible)
+    side = math.isqrt(mask.shape[1])
+    prediction = model.neck(latent, visible, (side, side))
     case.compare("features", prediction, case["output/tensor"])
     if "output/target" in case:
         pixels = patchify(pixel_values, model.head.patch_size)
@@ -103,6 +104,32 @@ def check_cae(case: Case) -> None:
     for name, expected in convert(case.under("after/")).items():
         case.compare_state(name, state[name], expected)
     compute_loss("second_step.")
+
+
+def check_simmim(case: Case) -> None:
+    def convert(state):
+        return mmselfsup.convert_state_dict("SimMIM", state)
+
+    model = AutoModel.from_config(mmselfsup.convert_config(case.config)).to(case.dtype).train()
+    load_strictly(model, convert(case.under("state/")))
+    pixel_values, mask = case["input/0"], case["input/mask"].flatten(1).bool()
+    loss = model(pixel_values, mode="loss", bool_masked_pos=mask).loss
+    loss.backward()
+    case.compare("losses", loss, case["output/loss_total"])
+    case.compare_gradients(model, convert)
+    case.compare_float64(loss, model, convert)
+
+    model.eval()
+    outputs = model.backbone(pixel_values, bool_masked_pos=mask, output_hidden_states=True)
+    expected = case["inter/backbone#0.0"]
+    case.compare("features", outputs.last_hidden_state.transpose(1, 2).reshape(expected.shape), expected)
+    case.compare("features", outputs.hidden_states[1], case["inter/backbone.stages.0#0.0"])
+    config = model.config
+    image_mean, image_std = (torch.tensor(x)[:, None, None] for x in (config.image_mean, config.image_std))
+    reconstruction = model(pixel_values, mode="predict", bool_masked_pos=mask).reconstruction
+    case.compare("features", (reconstruction - image_mean) / image_std, case["output/tensor"])
+    masked_pixels = pixel_mask(mask, case["input/mask"].shape[1:], config.patch_size)
+    case.compare("features", masked_pixels[:, 0].long(), case["output/reconstruct.mask"].long())
 
 
 def check_joint_embedding(case: Case) -> None:
@@ -206,6 +233,7 @@ ALGORITHMS = {
     "MoCo": check_joint_embedding,
     "MoCoV3": check_joint_embedding,
     "SimCLR": check_joint_embedding,
+    "SimMIM": check_simmim,
     "SimSiam": check_joint_embedding,
     "SwAV": check_joint_embedding,
 }

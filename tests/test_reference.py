@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 CASES = Path(__file__).parent / "fixtures" / "reference"
 NAMES = {
     *("mae_a", "simclr_a", "byol_a", "simsiam_a", "barlowtwins_a", "swav_a", "mocov2_a", "mocov3_a", "densecl_a"),
+    "simmim_a",
     *(
         "backbone_vit",
         "neck_mae_decoder",
@@ -32,6 +33,7 @@ NAMES = {
         "loss_swav",
         "loss_swav_crops21",
     ),
+    *("neck_simmim", "head_simmim", "loss_simmim", "loss_pixel_l1", "loss_pixel_l1_map", "loss_pixel_l2_nomask"),
     *("sinkhorn", "ema_constant", "cosine_ema", "patchify", "pos_embed", "preprocess"),
 }
 
@@ -48,6 +50,9 @@ def test_every_case_agrees(capsys):
     [
         ("mae_a", "state/backbone.layers.0.attn.qkv.weight"),
         ("mae_a", "output/loss_total"),
+        ("simmim_a", "state/backbone.stages.0.downsample.reduction.weight"),
+        ("simmim_a", "grad/backbone.stages.0.downsample.reduction.weight.first16"),
+        ("parts/head_simmim", "grad/input.pred"),
         ("parts/loss_mae", "grad/input.pred"),
         ("parts/pos_embed", None),
         ("simsiam_a", "state/neck.fc0.weight"),

@@ -1,5 +1,6 @@
 """What the configurations of all algorithms share."""
 
+import math
 from collections.abc import Callable
 from typing import ClassVar, Literal
 
@@ -81,32 +82,6 @@ class SSLConfig(PreTrainedConfig):
         return getattr(self.backbone_config, "num_channels", 3)
 
 
-@strict
-class MaskedImageConfig(SSLConfig):
-    r"""Base of the configurations of algorithms that predict something of the patches that they do not see.
-
-    Args:
-        target_type (`str`, *optional*, defaults to `"pixels"`):
-            What is predicted: `"pixels"`, `"normalized_pixels"`, `"low_frequency_pixels"`, `"hog"`, `"dalle"` (tokens),
-            `"clip"` (features) or `"features"` of any other vision model; see `modules/target_generators`.
-        target_name_or_path (`str`, *optional*):
-            Folder or Hub id of the network that makes the targets, for the types that have one.
-        target_random (`bool`, *optional*, defaults to `False`):
-            Whether that network is drawn at random instead, for tests.
-        target_options (`dict`, *optional*):
-            Settings of the target generator, such as `{"num_bins": 9}` for `"hog"`.
-    """
-
-    target_type: str = "pixels"
-    target_name_or_path: str | None = None
-    target_random: bool = False
-    target_options: dict | None = None
-
-    def __post_init__(self, **kwargs):
-        self.target_options = dict(self.target_options or {})
-        super().__post_init__(**kwargs)
-
-
 def check_positive(config: PreTrainedConfig, *names: str) -> None:
     """Raises `ValueError` unless these fields of a configuration are above zero, or `None`."""
     for name in names:
@@ -119,6 +94,71 @@ def check_momentum(config: PreTrainedConfig, name: str) -> None:
     """Raises `ValueError` unless the momentum of a teacher lies in [0, 1]."""
     if not 0 <= getattr(config, name) <= 1:
         raise ValueError(f"{name} must lie in [0, 1], got {getattr(config, name)}")
+
+
+@strict
+class MaskedPatchConfig(SSLConfig):
+    r"""Base of the configurations of algorithms that reconstruct masked patches of an image.
+
+    Args:
+        mask_kind (`"random"`, `"aligned"` or `"blockwise"`, *optional*, defaults to `"random"`):
+            How the masks are drawn that a training step is not given: patches uniformly, square cells of patches
+            uniformly (SimMIM), or rectangles of random size until enough patches are masked (BEiT, arXiv 2106.08254).
+        mask_ratio (`float`, *optional*, defaults to 0.75):
+            Share of the patches that are masked, rounded up to whole patches, or cells when these are aligned.
+        mask_cell_size (`int`, *optional*, defaults to 32):
+            Side length of aligned cells, in pixels: a multiple of the patch size that divides the image size.
+    """
+
+    # Backbones that know what to do with masked patches.
+    backbone_types: ClassVar[tuple[str, ...]] = ("vit",)
+
+    mask_kind: Literal["random", "aligned", "blockwise"] = "random"
+    mask_ratio: float = 0.75
+    mask_cell_size: int = 32
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        algorithm = type(self).__name__.removesuffix("Config")
+        if self.backbone_config.model_type not in self.backbone_types:
+            raise ValueError(
+                f"{algorithm} masks patches, so the model_type of its backbone must be "
+                f"{' or '.join(map(repr, self.backbone_types))}; got {self.backbone_config.model_type!r}"
+            )
+        image_size, patch_size = self.image_size, self.patch_size
+        if not isinstance(image_size, int) or not isinstance(patch_size, int) or image_size % patch_size != 0:
+            raise ValueError(
+                f"{algorithm} needs square images whose side the patch size divides: give image_size and "
+                f"patch_size as integers such as 224 and 16; got {image_size} and {patch_size}"
+            )
+        cell_size = self.mask_cell_size
+        if self.mask_kind == "aligned" and (cell_size < 1 or cell_size % patch_size or image_size % cell_size):
+            raise ValueError(
+                f"mask_cell_size must be a multiple of the patch size {patch_size} and divide the image size "
+                f"{image_size}; got {cell_size}"
+            )
+        num_patches = (image_size // patch_size) ** 2
+        if not 0 < self.mask_ratio < 1 or not 0 < self.num_masked_patches(num_patches) < num_patches:
+            raise ValueError(
+                f"mask_ratio must lie between 0 and 1, mask at least one of the {num_patches // self.mask_unit**2} "
+                f"{'cells' if self.mask_kind == 'aligned' else 'patches'} of an image and leave at least one visible; "
+                f"got {self.mask_ratio}"
+            )
+
+    @property
+    def patch_size(self) -> int:
+        return self.backbone_config.patch_size
+
+    @property
+    def mask_unit(self) -> int:
+        """Side length, in patches, of what is masked or not as a whole."""
+        return self.mask_cell_size // self.patch_size if self.mask_kind == "aligned" else 1
+
+    def num_masked_patches(self, num_patches: int) -> int:
+        """How many of so many patches a mask that is drawn removes."""
+        unit = self.mask_unit**2
+        # without rounding, 0.28 of 25 is above 7
+        return unit * math.ceil(round(num_patches // unit * self.mask_ratio, 6))
 
 
 @strict

@@ -13,13 +13,25 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 from transformers.utils import ModelOutput, can_return_tuple
 
-from .configuration_utils import JointEmbeddingConfig, SSLConfig
+from .configuration_utils import JointEmbeddingConfig, MaskedPatchConfig, SSLConfig
 from .distributed import check_batch_for_batchnorm
 from .lifecycle import FeatureTable, ParameterRule, Progress
-from .modeling_outputs import ProjectionOutput, SSLLossOutput
+from .modeling_outputs import PatchPredictionOutput, ProjectionOutput, ReconstructionOutput, SSLLossOutput
 from .modules.backbones import backbone_hidden_size, build_backbone, pool_features, run_backbone
-from .modules.losses import normalize
+from .modules.losses import normalize, to_float32
+from .modules.masking import (
+    aligned_patch_mask,
+    blockwise_patch_mask,
+    check_mask_shape,
+    check_patch_mask,
+    draw_patches,
+    pixel_mask,
+    take_patches,
+    visible_patch_indices,
+)
 from .modules.memories import Queue
+from .modules.target_config import MaskedTargetConfig
+from .modules.target_generators import build_target_generator
 
 MODES = ("tensor", "loss", "predict")
 
@@ -236,6 +248,101 @@ class SSLModel(SSLPreTrainedModel):
 
     def end_step(self, progress: Progress) -> None:
         """Called after every optimizer step, which `progress.step` counts already."""
+
+
+class MaskedPatchModel(SSLModel):
+    """Base of the algorithms that reconstruct masked patches of an image; `config` says how masks are drawn."""
+
+    config: MaskedPatchConfig
+
+    def grid_size(self, pixel_values: torch.Tensor) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        self.check_pixel_values(pixel_values)
+        (height, width), patch_size = pixel_values.shape[-2:], self.config.patch_size
+        if height % patch_size != 0 or width % patch_size != 0:
+            raise ValueError(
+                f"height and width of the images must be multiples of the patch size {patch_size}; got {height} x {width}"
+            )
+        return height // patch_size, width // patch_size
+
+    def patch_mask(self, pixel_values: torch.Tensor, bool_masked_pos: torch.Tensor | None) -> torch.Tensor:
+        """The mask `(batch_size, num_patches)` that is given, or one that is drawn."""
+        config, (rows, columns) = self.config, self.grid_size(pixel_values)
+        batch_size, num_patches = len(pixel_values), rows * columns
+        if bool_masked_pos is not None:
+            check_mask_shape(bool_masked_pos, batch_size, num_patches)
+            return bool_masked_pos.bool()
+        num_masked, device = config.num_masked_patches(num_patches), pixel_values.device
+        if config.mask_kind == "aligned":
+            if rows % config.mask_unit != 0 or columns % config.mask_unit != 0:
+                raise ValueError(
+                    f"height and width of the images must be multiples of mask_cell_size {config.mask_cell_size}; got "
+                    f"{pixel_values.shape[-2]} x {pixel_values.shape[-1]}"
+                )
+            return aligned_patch_mask(batch_size, rows, columns, num_masked, device, config.mask_unit)
+        if config.mask_kind == "blockwise":
+            return blockwise_patch_mask(batch_size, rows, columns, num_masked, device)
+        return draw_patches(batch_size, num_patches, num_masked, device)
+
+    def split_patches(
+        self, pixel_values: torch.Tensor, bool_masked_pos: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The mask `(B, num_patches)`, given or drawn, and the indices of visible `(B, V)` and masked patches `(B, M)`.
+
+        A mask that is given must remove as many patches from every image, if the model is compiled as many as `config`
+        says.
+        """
+        mask = self.patch_mask(pixel_values, bool_masked_pos)
+        batch_size, num_patches = mask.shape
+        num_masked = self.config.num_masked_patches(num_patches)
+        if bool_masked_pos is not None:
+            num_masked = check_patch_mask(mask, batch_size, num_patches, num_masked)
+        return mask, visible_patch_indices(mask, num_patches - num_masked), visible_patch_indices(~mask, num_masked)
+
+    def reconstruction_output(
+        self, pixel_values: torch.Tensor, prediction: torch.Tensor, mask: torch.Tensor
+    ) -> ReconstructionOutput:
+        """What `mode="predict"` returns, of normalised pixels `(B, C, H, W)` and a mask of patches."""
+        pixel_values, prediction = to_float32(pixel_values), to_float32(prediction)
+        mean = pixel_values.new_tensor(self.config.image_mean)[:, None, None]
+        std = pixel_values.new_tensor(self.config.image_std)[:, None, None]
+        image = pixel_values * std + mean
+        masked_pixels = pixel_mask(mask, self.grid_size(pixel_values), self.config.patch_size)
+        return ReconstructionOutput(
+            reconstruction=prediction * std + mean,
+            masked_image=image.masked_fill(masked_pixels, 0.5),
+            mask=mask,
+        )
+
+
+class MaskedTargetModel(MaskedPatchModel):
+    """Base of the algorithms that predict of masked patches what a target generator makes of them."""
+
+    config: MaskedTargetConfig
+
+    def __init__(self, config: MaskedTargetConfig):
+        super().__init__(config)
+        self.target_generator = build_target_generator(config, config.patch_size)
+
+    def begin_run(self, num_samples: int | None) -> None:
+        self.target_generator.load()
+
+    def masked_targets(
+        self, pixel_values: torch.Tensor, target_pixel_values: torch.Tensor | None, masked_patches: torch.Tensor
+    ) -> torch.Tensor:
+        """Targets of the patches with these indices `(B, M)`: tokens `(B, M)` or vectors `(B, M, size)`."""
+        targets = self.target_generator(pixel_values, target_pixel_values)
+        return take_patches(targets, masked_patches) if targets.ndim == 3 else targets.gather(1, masked_patches)
+
+    def prediction_output(
+        self, prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor
+    ) -> PatchPredictionOutput:
+        """What `mode="predict"` returns, of predictions `(B, M, size)`, their targets, and the mask."""
+        if not self.target_generator.is_discrete:
+            return PatchPredictionOutput(prediction=prediction, target=target, mask=mask)
+        tokens = prediction.argmax(dim=-1)
+        accuracy = (tokens == target).float().mean(dim=1)
+        return PatchPredictionOutput(prediction=tokens, target=target, accuracy=accuracy, mask=mask)
 
 
 class JointEmbeddingModel(SSLModel):

@@ -13,6 +13,7 @@ ALGORITHMS = {
     "moco": "MoCo",
     "mocov3": "MoCoV3",
     "simclr": "SimCLR",
+    "simmim": "SimMIM",
     "simsiam": "SimSiam",
     "swav": "SwAV",
 }

@@ -38,7 +38,8 @@ class TestMAE(SSLModelTests):
 
     def test_defaults_are_the_paper(self):
         config = MAEConfig()
-        assert (config.mask_ratio, config.norm_pix_loss, config.num_patches) == (0.75, True, 196)
+        assert (config.mask_kind, config.mask_ratio, config.norm_pix_loss) == ("random", 0.75, True)
+        assert config.num_masked_patches(196) == 147
         assert (config.backbone_config.hidden_size, config.backbone_config.layer_norm_eps) == (768, 1e-6)
         with torch.device("meta"):
             num_parameters = sum(p.numel() for p in MAEModel(config).parameters())
@@ -166,7 +167,7 @@ class TestMAE(SSLModelTests):
     def test_configurations_that_cannot_work(self):
         with pytest.raises(ValueError, match=r"the patch size divides.* got 18 and 4"):
             MAEConfig(backbone_config={"image_size": 18, "patch_size": 4})
-        with pytest.raises(ValueError, match=r"must be a ViT .* got 'resnet'"):
+        with pytest.raises(ValueError, match=r"MAE masks patches.* must be 'vit'; got 'resnet'"):
             MAEConfig(backbone_config={"model_type": "resnet"})
         with pytest.raises(ValueError, match="decoder_num_attention_heads; got 512 and 7"):
             MAEConfig(decoder_num_attention_heads=7)
@@ -181,5 +182,5 @@ class TestMAE(SSLModelTests):
         uneven[0, :8] = uneven[1, :9] = True
         with pytest.raises(ValueError, match=r"same number of patches .* got \[8, 9\]"):
             model(images, mode="loss", bool_masked_pos=uneven)
-        with pytest.raises(ValueError, match=r"16 x 16 pixels.* got 24 x 24"):
-            model(torch.zeros(2, 3, 24, 24), mode="loss")
+        with pytest.raises(ValueError, match=r"multiples of the patch size 4; got 18 x 16"):
+            model(torch.zeros(2, 3, 18, 16), mode="loss")

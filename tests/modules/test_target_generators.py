@@ -12,8 +12,8 @@ from transformers import (
     ViTModel,
 )
 
-from ssl_hub.configuration_utils import MaskedImageConfig
 from ssl_hub.modules.masking import blockwise_patch_mask, patchify
+from ssl_hub.modules.target_config import MaskedTargetConfig
 from ssl_hub.modules.target_generators import build_target_generator
 from ssl_hub.modules.target_generators.hog import hog
 
@@ -23,7 +23,7 @@ VIT = {"image_size": 32, "patch_size": 8, "hidden_size": 16, "num_hidden_layers"
 def generator(target_type, patch_size=8, **fields):
     backbone_config = {"model_type": "vit", "image_size": 32, "patch_size": 8}
     fields = {"backbone_config": backbone_config, "target_type": target_type, **fields}
-    return build_target_generator(MaskedImageConfig(**fields), patch_size)
+    return build_target_generator(MaskedTargetConfig(**fields), patch_size)
 
 
 def images(size=32):

@@ -13,6 +13,7 @@ from ..models.mae.configuration_mae import MAEConfig
 from ..models.moco.configuration_moco import MoCoConfig
 from ..models.mocov3.configuration_mocov3 import MoCoV3Config
 from ..models.simclr.configuration_simclr import SimCLRConfig
+from ..models.simmim.configuration_simmim import SimMIMConfig
 from ..models.simsiam.configuration_simsiam import SimSiamConfig
 from ..models.swav.configuration_swav import SwAVConfig
 from .state_dicts import RESNET_RULES, rename_keys, turn_queues
@@ -32,6 +33,22 @@ VIT_RULES = [
     (r"\bbackbone\.patch_embed\.", "backbone.embeddings.patch_embeddings."),
     (r"\bbackbone\.ln1\.", "backbone.layernorm."),
     *VIT_LAYER_RULES,
+]
+
+SWIN_RULES = [
+    (r"^backbone\.mask_token$", "backbone.embeddings.mask_token"),
+    (r"^backbone\.absolute_pos_embed$", "backbone.embeddings.position_embeddings"),
+    (r"^backbone\.patch_embed\.projection\.", "backbone.embeddings.patch_embeddings.projection."),
+    (r"^backbone\.patch_embed\.norm\.", "backbone.embeddings.norm."),
+    (r"^backbone\.norm\d\.", "backbone.layernorm."),
+    (r"^backbone\.stages\.", "backbone.encoder.layers."),
+    (r"\.norm1\.", ".layernorm_before."),
+    (r"\.norm2\.", ".layernorm_after."),
+    (r"\.attn\.w_msa\.relative_", ".attention.relative_position_bias.relative_"),
+    (r"\.attn\.w_msa\.qkv\.", ".attention.qkv."),
+    (r"\.attn\.w_msa\.proj\.", ".attention.o_proj."),
+    (r"\.ffn\.layers\.0\.0\.", ".mlp.fc1."),
+    (r"\.ffn\.layers\.1\.", ".mlp.fc2."),
 ]
 
 TEACHER_RULES = [
@@ -85,6 +102,7 @@ RULES = {
     ],
     "MoCoV3": [*TEACHER_RULES, *VIT_RULES, *RESNET_RULES],
     "SimCLR": RESNET_RULES,
+    "SimMIM": [(r"^neck\.decoder\.0\.", "neck.predict_pixels."), *SWIN_RULES, *VIT_RULES],
     "SimSiam": RESNET_RULES,
     "SwAV": [(r"^head\.loss\.prototypes\.", "head.prototypes."), *RESNET_RULES],
     "MAE": [
@@ -97,9 +115,10 @@ RULES = {
     ],
 }
 
-# What is left out: a teacher's count of updates, which is a matter of the trainer; SwAV's BatchNorm, which is there under
-# two names; CAE's tokenizer, which comes from a source of its own.
-STEPS = r".*\.steps"
+# What is left out: a teacher's count of updates, which is a matter of the trainer, and the index of a window's positions,
+# which is one of its size; SwAV's BatchNorm, which is there under two names; CAE's tokenizer, which comes from a source
+# of its own.
+ALWAYS_DROPPED = r".*\.(steps|relative_position_index)"
 DROPPED = {"SwAV": r"neck\.bn\..*", "CAE": r"target_generator\..*"}
 
 # mmcls' ResNet: the kind of its blocks, and their numbers
@@ -151,6 +170,19 @@ NECK_OPTIONS = {
 BATCHNORM = {"eps": 1e-5, "momentum": 0.1, "affine": True, "track_running_stats": True, "requires_grad": True}
 
 
+# mmcls' Swin: embed_dims, depths, num_heads
+SWIN_ARCHS = {
+    "t": (96, [2, 2, 6, 2], [3, 6, 12, 24]),
+    "tiny": (96, [2, 2, 6, 2], [3, 6, 12, 24]),
+    "s": (96, [2, 2, 18, 2], [3, 6, 12, 24]),
+    "small": (96, [2, 2, 18, 2], [3, 6, 12, 24]),
+    "b": (128, [2, 2, 18, 2], [4, 8, 16, 32]),
+    "base": (128, [2, 2, 18, 2], [4, 8, 16, 32]),
+    "l": (192, [2, 2, 18, 2], [6, 12, 24, 48]),
+    "large": (192, [2, 2, 18, 2], [6, 12, 24, 48]),
+}
+
+
 def convert_state_dict(algorithm: str, state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Renames the tensors of an MMSelfSup checkpoint (`checkpoint["state_dict"]`) to ssl_hub's names.
 
@@ -159,12 +191,25 @@ def convert_state_dict(algorithm: str, state_dict: dict[str, torch.Tensor]) -> d
     """
     if algorithm not in RULES:
         raise ValueError(f"no conversion of MMSelfSup's {algorithm!r}; there is one for {', '.join(RULES)}")
-    kept = {key: tensor for key, tensor in state_dict.items() if not re.fullmatch(DROPPED.get(algorithm, STEPS), key)}
-    renamed = turn_queues(rename_keys(kept, RULES[algorithm]))
+    kept = {key: tensor for key, tensor in state_dict.items() if not re.fullmatch(DROPPED.get(algorithm, ALWAYS_DROPPED), key)}
+    renamed = _reorder_patch_merging(turn_queues(rename_keys(kept, RULES[algorithm])))
     if algorithm == "CAE":
         # A bias of the keys adds the same to all scores of a query, which the softmax cancels; a BEiT has none.
         renamed = {key: tensor for key, tensor in renamed.items() if not key.endswith(".attention.k_proj.bias")}
     return renamed
+
+
+def _reorder_patch_merging(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Where a Swin joins 2 x 2 patches, mmcls has the four values of a channel side by side, row by row; the authors
+    and transformers have the channels of a patch side by side, and the patches column by column."""
+
+    def reorder(tensor):
+        return tensor.unflatten(-1, (-1, 4)).transpose(-1, -2)[..., [0, 2, 1, 3], :].flatten(-2)
+
+    return {
+        key: reorder(tensor) if re.search(r"\.downsample\.(norm|reduction)\.", key) else tensor
+        for key, tensor in state_dict.items()
+    }
 
 
 def convert_dalle_encoder(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -199,6 +244,28 @@ def _vit_fields(backbone: dict) -> dict:
         "num_channels": backbone.get("in_channels", 3),
         "qkv_bias": backbone.get("qkv_bias", True),
         "layer_norm_eps": 1e-6,
+    }
+
+
+def _swin_fields(backbone: dict) -> dict:
+    arch = backbone.get("arch", "tiny")
+    if isinstance(arch, str):
+        width, depths, heads = SWIN_ARCHS[arch]
+    else:
+        width, depths, heads = arch["embed_dims"], arch["depths"], arch["num_heads"]
+    blocks = backbone.get("stage_cfgs", {}).get("block_cfgs", {})
+    return {
+        "model_type": "swin",
+        "embed_dim": width,
+        "depths": depths,
+        "num_heads": heads,
+        "image_size": backbone.get("img_size", 224),
+        "patch_size": backbone.get("patch_size", 4),
+        "num_channels": backbone.get("in_channels", 3),
+        "window_size": blocks.get("window_size", backbone.get("window_size", 7)),
+        "qkv_bias": blocks.get("attn_cfgs", {}).get("qkv_bias", True),
+        "drop_path_rate": backbone.get("drop_path_rate", 0.1),
+        "use_absolute_embeddings": backbone.get("use_abs_pos_embed", False),
     }
 
 
@@ -306,7 +373,7 @@ def _cae_config(config: dict) -> CAEConfig:
             "layer_scale_init_value": backbone.get("init_values", 0.1) or 0.0,
             "drop_path_rate": backbone.get("drop_path_rate", 0.0),
         },
-        num_masked_patches=neck.get("mask_tokens_num", 75),
+        mask_ratio=neck.get("mask_tokens_num", 75) / (fields["image_size"] // fields["patch_size"]) ** 2,
         regressor_num_hidden_layers=neck.get("regressor_depth", 6),
         decoder_num_hidden_layers=neck.get("decoder_depth", 8),
         neck_num_attention_heads=neck.get("num_heads", 12),
@@ -355,6 +422,18 @@ def _mocov3_config(config: dict) -> MoCoV3Config:
 def _simclr_config(config: dict) -> SimCLRConfig:
     return SimCLRConfig(
         temperature=config["head"].get("temperature", 0.1), **_joint_embedding_fields(config, "NonLinearNeck")
+    )
+
+
+def _simmim_config(config: dict) -> SimMIMConfig:
+    fields = _swin_fields(config["backbone"])
+    image_size = fields["image_size"]
+    return SimMIMConfig(
+        backbone_config=fields,
+        # a matter of the data there: the published one, where it fits
+        mask_cell_size=32 if image_size > 32 and image_size % 32 == 0 else fields["patch_size"],
+        pad_small_maps=config["backbone"].get("pad_small_map", False),
+        **_normalisation(config),
     )
 
 
@@ -413,6 +492,7 @@ CONFIG_CONVERTERS = {
     "MoCo": _moco_config,
     "MoCoV3": _mocov3_config,
     "SimCLR": _simclr_config,
+    "SimMIM": _simmim_config,
     "SimSiam": _simsiam_config,
     "SwAV": _swav_config,
 }

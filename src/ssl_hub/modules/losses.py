@@ -58,3 +58,29 @@ def queue_contrast(query: torch.Tensor, key: torch.Tensor, queue: torch.Tensor, 
 def cosine_loss(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """The negative mean cosine similarity of rows; no gradient goes into the target."""
     return -(F.normalize(prediction, dim=1) * F.normalize(target.detach(), dim=1)).sum(dim=1).mean()
+
+
+@in_float32
+def reconstruction_loss(
+    prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None = None, *, power: int, eps: float = 0.0
+) -> torch.Tensor:
+    """The mean absolute (`power` 1) or squared (2) error, of what a mask selects if there is one.
+
+    Args:
+        prediction, target: patches `(B, L, D)`, or images `(B, C, H, W)`.
+        mask: `(B, L, 1)`, or `(B, 1, H, W)`; 1 (or `True`) where an error counts.
+        eps: added to the sum of the mask, which may then be empty.
+    """
+    error = (prediction - target).abs() if power == 1 else (prediction - target).square()
+    if mask is None:
+        return error.mean()
+    errors_per_entry = error.numel() // mask.numel()
+    return (error * mask).sum() / (mask.sum() + eps) / errors_per_entry
+
+
+@in_float32
+def target_loss(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Cross entropy of logits `(..., size)` with tokens `(...)`, or mean squared error with vectors `(..., size)`."""
+    if target.is_floating_point():
+        return F.mse_loss(prediction, target)
+    return F.cross_entropy(prediction.flatten(0, -2), target.flatten())

@@ -5,19 +5,28 @@ import math
 import torch
 
 
-def random_patch_mask(batch_size: int, num_patches: int, mask_ratio: float, device: torch.device) -> torch.Tensor:
-    """Draws masks in which every image keeps `int(num_patches * (1 - mask_ratio))` patches, chosen uniformly.
-
-    Returns:
-        `torch.BoolTensor` of shape `(batch_size, num_patches)`.
-    """
-    return draw_patches(batch_size, num_patches, num_patches - int(num_patches * (1 - mask_ratio)), device)
-
-
 def draw_patches(batch_size: int, num_patches: int, num_masked: int, device: torch.device) -> torch.Tensor:
     """Draws masks `(batch_size, num_patches)` with exactly `num_masked` patches each, chosen uniformly."""
     order = torch.rand(batch_size, num_patches, device=device).argsort(dim=1)
     return order.argsort(dim=1) >= num_patches - num_masked
+
+
+def aligned_patch_mask(
+    batch_size: int, rows: int, columns: int, num_masked: int, device: torch.device, cell_size: int
+) -> torch.Tensor:
+    """Draws masks of square cells of several patches, chosen uniformly (SimMIM, arXiv 2111.09886).
+
+    Args:
+        rows, columns: of patches.
+        num_masked: number of patches, those of whole cells.
+        cell_size: side length of a cell, in patches; it divides rows and columns.
+
+    Returns:
+        `torch.BoolTensor` of shape `(batch_size, rows * columns)`.
+    """
+    rows, columns = rows // cell_size, columns // cell_size
+    cells = draw_patches(batch_size, rows * columns, num_masked // cell_size**2, device)
+    return pixel_mask(cells, (rows, columns), cell_size).flatten(1)
 
 
 def blockwise_patch_mask(
@@ -64,6 +73,15 @@ def blockwise_patch_mask(
     return order.argsort(dim=1) < num_masked
 
 
+def check_mask_shape(bool_masked_pos: torch.Tensor, batch_size: int, num_patches: int) -> None:
+    """Raises `ValueError` unless a mask has the shape `(batch_size, num_patches)`."""
+    if bool_masked_pos.shape != (batch_size, num_patches):
+        raise ValueError(
+            f"bool_masked_pos must have the shape ({batch_size}, {num_patches}), one entry a patch; got "
+            f"{tuple(bool_masked_pos.shape)}"
+        )
+
+
 def check_patch_mask(
     bool_masked_pos: torch.Tensor, batch_size: int, num_patches: int, num_masked_if_compiled: int
 ) -> int:
@@ -74,11 +92,7 @@ def check_patch_mask(
     Raises:
         ValueError: the mask has another shape, or removes different numbers, none or all.
     """
-    if bool_masked_pos.shape != (batch_size, num_patches):
-        raise ValueError(
-            f"bool_masked_pos must have the shape ({batch_size}, {num_patches}), one entry a patch; got "
-            f"{tuple(bool_masked_pos.shape)}"
-        )
+    check_mask_shape(bool_masked_pos, batch_size, num_patches)
     if torch.compiler.is_compiling():
         is_right = (bool_masked_pos.sum(dim=1) == num_masked_if_compiled).all()
         torch._assert_async(is_right, "a mask removes another number of patches than the configuration says")
@@ -92,9 +106,20 @@ def check_patch_mask(
     return counts[0]
 
 
+def pixel_mask(bool_masked_pos: torch.Tensor, grid_size: tuple[int, int], patch_size: int) -> torch.Tensor:
+    """A mask of patches, `(B, rows * columns)`, as one of pixels, `(B, 1, H, W)`."""
+    mask = bool_masked_pos.unflatten(1, grid_size)
+    return mask.repeat_interleave(patch_size, 1).repeat_interleave(patch_size, 2)[:, None]
+
+
 def visible_patch_indices(bool_masked_pos: torch.Tensor, num_visible: int) -> torch.Tensor:
     """Indices `(B, num_visible)` of the patches that are kept, in ascending order."""
     return bool_masked_pos.int().argsort(dim=1, stable=True)[:, :num_visible]
+
+
+def take_patches(tokens: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+    """Of tokens `(B, L, D)` those with the indices `(B, M)`: `(B, M, D)`."""
+    return tokens.gather(1, indices[..., None].expand(-1, -1, tokens.shape[-1]))
 
 
 def patchify(images: torch.Tensor, patch_size: int) -> torch.Tensor:
@@ -108,9 +133,15 @@ def patchify(images: torch.Tensor, patch_size: int) -> torch.Tensor:
     return patches.permute(0, 2, 4, 3, 5, 1).reshape(batch_size, rows * columns, patch_size**2 * channels)
 
 
-def unpatchify(patches: torch.Tensor, patch_size: int, channels: int) -> torch.Tensor:
-    """Puts the patch vectors of square images, as `patchify` makes them, together again: `(B, C, H, W)`."""
+def unpatchify(
+    patches: torch.Tensor, patch_size: int, channels: int, grid_size: tuple[int, int] | None = None
+) -> torch.Tensor:
+    """Puts patch vectors, as `patchify` makes them, together again: `(B, C, H, W)`.
+
+    Args:
+        grid_size: rows and columns of patches; a square by default.
+    """
     batch_size, num_patches, _ = patches.shape
-    side = int(num_patches**0.5)
-    patches = patches.reshape(batch_size, side, side, patch_size, patch_size, channels)
-    return patches.permute(0, 5, 1, 3, 2, 4).reshape(batch_size, channels, side * patch_size, side * patch_size)
+    rows, columns = grid_size or 2 * (math.isqrt(num_patches),)
+    patches = patches.reshape(batch_size, rows, columns, patch_size, patch_size, channels)
+    return patches.permute(0, 5, 1, 3, 2, 4).reshape(batch_size, channels, rows * patch_size, columns * patch_size)

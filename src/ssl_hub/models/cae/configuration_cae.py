@@ -5,11 +5,12 @@ from typing import ClassVar, Literal
 from huggingface_hub.dataclasses import strict
 from transformers.models.beit.configuration_beit import BeitConfig
 
-from ...configuration_utils import MaskedImageConfig, check_momentum, check_positive
+from ...configuration_utils import check_momentum, check_positive
+from ...modules.target_config import MaskedTargetConfig
 
 
 @strict
-class CAEConfig(MaskedImageConfig):
+class CAEConfig(MaskedTargetConfig):
     r"""Configuration of [`CAEModel`]. The defaults are MMSelfSup's ViT-B/16 on ImageNet at 224 pixels.
 
     Args:
@@ -18,11 +19,8 @@ class CAEConfig(MaskedImageConfig):
             `dict` leaves out are those of CAE's ViT-B/16.
         pooling (`"cls"` or `"mean"`, *optional*, defaults to `"mean"`):
             `pooler_output`: the mean of the patch tokens, or the class token.
-        num_masked_patches (`int`, *optional*, defaults to 75):
-            Patches that are removed from an image of `image_size` when no view makes a mask; the same share of an image
-            of another size. The authors remove 98 of 196.
-        mask_kind (`"blockwise"` or `"random"`, *optional*, defaults to `"blockwise"`):
-            Whether these are rectangles or single patches.
+        mask_kind, mask_ratio, mask_cell_size (*optional*, default to `"blockwise"`, 75 / 196 and 32):
+            The masks, see [`MaskedPatchConfig`]: rectangles, 75 of 196 patches. The authors mask 98.
         regressor_num_hidden_layers (`int`, *optional*, defaults to 4): Depth of the latent regressor.
         decoder_num_hidden_layers (`int`, *optional*, defaults to 4): Depth of the decoder.
         neck_num_attention_heads (`int`, *optional*): Attention heads of both; by default the backbone's.
@@ -34,16 +32,17 @@ class CAEConfig(MaskedImageConfig):
             Weight of the distance between regressed and encoded latent representations.
         teacher_momentum (`float`, *optional*, defaults to 0.0):
             Momentum of the encoder that these are encoded with; with 0 it is the encoder itself.
-        target_type (`str`, *optional*, defaults to `"dalle"`): Tokens of DALL-E; see [`MaskedImageConfig`].
+        target_type (`str`, *optional*, defaults to `"dalle"`): Tokens of DALL-E; see [`MaskedTargetConfig`].
         target_name_or_path (`str`, *optional*, defaults to `"facebook/flava-image-codebook"`): DALL-E's encoder.
     """
 
     model_type = "cae"
     paper: ClassVar[str] = "Context Autoencoder for Self-Supervised Representation Learning, arXiv 2202.03026"
+    backbone_types: ClassVar[tuple[str, ...]] = ("beit",)
 
     pooling: Literal["cls", "mean"] = "mean"
-    num_masked_patches: int = 75
-    mask_kind: Literal["blockwise", "random"] = "blockwise"
+    mask_kind: Literal["random", "aligned", "blockwise"] = "blockwise"
+    mask_ratio: float = 75 / 196
     regressor_num_hidden_layers: int = 4
     decoder_num_hidden_layers: int = 4
     neck_num_attention_heads: int | None = None
@@ -58,11 +57,6 @@ class CAEConfig(MaskedImageConfig):
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
         backbone = self.backbone_config
-        if backbone.model_type != "beit":
-            raise ValueError(
-                "CAE encodes the visible patches only, with layer scale, so its backbone must be a BEiT (model_type "
-                f"'beit'); got {backbone.model_type!r}"
-            )
         needed = {
             "use_absolute_position_embeddings": True,
             "use_relative_position_bias": False,
@@ -76,17 +70,6 @@ class CAEConfig(MaskedImageConfig):
                 "CAE's encoder has a table of fixed positions, no other positions, no mask token, and a norm after its "
                 f"last layer: its backbone_config needs {', '.join(wrong)}"
             )
-        image_size, patch_size = backbone.image_size, backbone.patch_size
-        if not isinstance(image_size, int) or not isinstance(patch_size, int) or image_size % patch_size != 0:
-            raise ValueError(
-                "CAE needs square images whose side the patch size divides: give image_size and patch_size as integers "
-                f"such as 224 and 16; got {image_size} and {patch_size}"
-            )
-        if not 0 < self.num_masked_patches < self.num_patches:
-            raise ValueError(
-                f"num_masked_patches must remove at least one of the {self.num_patches} patches of an image and leave "
-                f"one visible; got {self.num_masked_patches}"
-            )
         if self.neck_num_attention_heads is None:
             self.neck_num_attention_heads = backbone.num_attention_heads
         if self.neck_intermediate_size is None:
@@ -99,9 +82,6 @@ class CAEConfig(MaskedImageConfig):
                     "hidden_size must be a multiple of 4, for the sine-cosine position embeddings, and of the numbers "
                     f"of attention heads; got {backbone.hidden_size} and {heads} heads"
                 )
-        from ...modules.target_generators import build_target_generator  # not above: configurations are light
-
-        build_target_generator(self, patch_size)  # raises where it does not fit
 
     @classmethod
     def default_backbone_config(cls) -> BeitConfig:
@@ -128,7 +108,3 @@ class CAEConfig(MaskedImageConfig):
             layer_scale_init_value=self.neck_layer_scale_init_value,
             layer_norm_eps=self.backbone_config.layer_norm_eps,
         )
-
-    @property
-    def num_patches(self) -> int:
-        return (self.backbone_config.image_size // self.backbone_config.patch_size) ** 2

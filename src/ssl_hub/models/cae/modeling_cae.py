@@ -28,10 +28,9 @@ from transformers.utils.output_capturing import capture_outputs
 
 from ...lifecycle import Progress
 from ...modeling_outputs import PatchPredictionOutput, SSLLossOutput
-from ...modeling_utils import SSLForImageClassification, SSLModel
-from ...modules.losses import in_float32
-from ...modules.masking import blockwise_patch_mask, check_patch_mask, draw_patches, visible_patch_indices
-from ...modules.target_generators import build_target_generator
+from ...modeling_utils import MaskedTargetModel, SSLForImageClassification
+from ...modules.losses import in_float32, target_loss
+from ...modules.masking import take_patches
 from ...modules.teachers import MomentumTeacher
 from ...modules.vit import init_sincos_positions
 from .configuration_cae import CAEConfig
@@ -88,7 +87,7 @@ class CAEEmbeddings(BeitEmbeddings):
         embeddings = super().forward(pixel_values)
         if visible_patches is None:
             return embeddings
-        return torch.cat([embeddings[:, :1], _take(embeddings[:, 1:], visible_patches)], dim=1)
+        return torch.cat([embeddings[:, :1], take_patches(embeddings[:, 1:], visible_patches)], dim=1)
 
 
 class CAEEncoder(BeitModel):
@@ -270,20 +269,12 @@ class CAENeck(BeitPreTrainedModel):
 
 
 @in_float32
-def prediction_loss(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Cross entropy of logits `(..., size)` with tokens `(...)`, or mean squared error with vectors `(..., size)`."""
-    if target.is_floating_point():
-        return F.mse_loss(prediction, target)
-    return F.cross_entropy(prediction.flatten(0, -2), target.flatten())
-
-
-@in_float32
 def alignment_loss(latent: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """The mean squared distance of regressed and encoded latent representations, which get no gradient."""
     return F.mse_loss(latent, target.detach())
 
 
-class CAEModel(SSLModel):
+class CAEModel(MaskedTargetModel):
     """CAE (arXiv 2202.03026): `backbone` encodes the visible patches, `teacher` the removed ones; `neck` is the latent
     regressor and the decoder."""
 
@@ -292,7 +283,6 @@ class CAEModel(SSLModel):
     def __init__(self, config: CAEConfig):
         super().__init__(config)
         self.backbone = CAEEncoder(config.backbone_config)
-        self.target_generator = build_target_generator(config, config.backbone_config.patch_size)
         neck_config = config.neck_config()
         neck_config._attn_implementation = config._attn_implementation
         self.neck = CAENeck(
@@ -318,8 +308,8 @@ class CAEModel(SSLModel):
             pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`):
                 Normalised images.
             bool_masked_pos (`torch.BoolTensor` of shape `(batch_size, num_patches)`, *optional*):
-                `True` where a patch is removed, as many in every image (as `num_masked_patches` says, if the model is
-                compiled); drawn at random when not given.
+                `True` where a patch is removed, as many in every image (as `config` says, if the model is compiled);
+                drawn as `config` says when not given.
             target_pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, target_height, target_width)`, *optional*):
                 The same crops, of the size and normalised as the target generator takes them. Made from `pixel_values`
                 when not given.
@@ -327,8 +317,8 @@ class CAEModel(SSLModel):
         _, masked_patches, prediction, latent = self._predict_patches(pixel_values, bool_masked_pos)
         with torch.no_grad():
             encoded = self.teacher.backbone(pixel_values, masked_patches).last_hidden_state[:, 1:]
-        target = self._targets(pixel_values, target_pixel_values, masked_patches)
-        main = prediction_loss(prediction, target)
+        target = self.masked_targets(pixel_values, target_pixel_values, masked_patches)
+        main = target_loss(prediction, target)
         alignment = self.config.alignment_weight * alignment_loss(latent, encoded)
         return SSLLossOutput(loss=main + alignment, losses={"main": main.detach(), "alignment": alignment.detach()})
 
@@ -341,50 +331,20 @@ class CAEModel(SSLModel):
     ) -> PatchPredictionOutput:
         """`mode="predict"`: tokens of the removed patches, and how many are right. Takes what `mode="loss"` takes."""
         mask, masked_patches, prediction, _ = self._predict_patches(pixel_values, bool_masked_pos)
-        target = self._targets(pixel_values, target_pixel_values, masked_patches)
-        accuracy = None
-        if self.target_generator.is_discrete:
-            prediction = prediction.argmax(dim=-1)
-            accuracy = (prediction == target).float().mean(dim=1)
-        return PatchPredictionOutput(prediction=prediction, target=target, accuracy=accuracy, mask=mask)
-
-    def begin_run(self, num_samples: int | None) -> None:
-        self.target_generator.load()
+        target = self.masked_targets(pixel_values, target_pixel_values, masked_patches)
+        return self.prediction_output(prediction, target, mask)
 
     def end_step(self, progress: Progress) -> None:
         # In the authors' code the teacher takes over the weights that the step started from: it is a step older.
         self.teacher.follow(self, self.config.teacher_momentum)
 
     def _predict_patches(self, pixel_values, bool_masked_pos):
-        self.check_pixel_values(pixel_values)
-        batch_size, patch_size = len(pixel_values), self.config.backbone_config.patch_size
-        rows, columns = pixel_values.shape[-2] // patch_size, pixel_values.shape[-1] // patch_size
-        num_patches = rows * columns
-        num_masked = max(1, round(num_patches * self.config.num_masked_patches / self.config.num_patches))
-        if bool_masked_pos is None:
-            device = pixel_values.device
-            if self.config.mask_kind == "blockwise":
-                mask = blockwise_patch_mask(batch_size, rows, columns, num_masked, device)
-            else:
-                mask = draw_patches(batch_size, num_patches, num_masked, device)
-        else:
-            mask = bool_masked_pos.bool()
-            num_masked = check_patch_mask(mask, batch_size, num_patches, num_masked)
-        visible_patches = visible_patch_indices(mask, num_patches - num_masked)
-        masked_patches = visible_patch_indices(~mask, num_masked)
+        mask, visible_patches, masked_patches = self.split_patches(pixel_values, bool_masked_pos)
         visible = self.backbone(pixel_values, visible_patches).last_hidden_state[:, 1:]
-        positions = self.backbone.embeddings.patch_positions(pixel_values).expand(batch_size, -1, -1)
-        prediction, latent = self.neck(visible, _take(positions, visible_patches), _take(positions, masked_patches))
+        positions = self.backbone.embeddings.patch_positions(pixel_values).expand(len(pixel_values), -1, -1)
+        visible_positions, masked_positions = (take_patches(positions, i) for i in (visible_patches, masked_patches))
+        prediction, latent = self.neck(visible, visible_positions, masked_positions)
         return mask, masked_patches, prediction, latent
-
-    def _targets(self, pixel_values, target_pixel_values, masked_patches):
-        targets = self.target_generator(pixel_values, target_pixel_values)
-        return _take(targets, masked_patches) if targets.ndim == 3 else targets.gather(1, masked_patches)
-
-
-def _take(tokens: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
-    """The tokens `(B, M, D)` of `(B, L, D)` with these indices `(B, M)`."""
-    return tokens.gather(1, indices[..., None].expand(-1, -1, tokens.shape[-1]))
 
 
 class CAEForImageClassification(SSLForImageClassification):

@@ -28,7 +28,7 @@ def build_target_generator(config, patch_size: int) -> TargetGenerator:
     """Builds the target generator that a configuration names.
 
     Args:
-        config: a `MaskedImageConfig`.
+        config: a `MaskedTargetConfig`.
         patch_size: side of the model's patches, in pixels.
 
     Raises:

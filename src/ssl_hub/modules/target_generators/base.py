@@ -13,7 +13,7 @@ class TargetGenerator:
     """Makes the targets of all patches of a batch, without gradient, in float32.
 
     Args:
-        config: a `MaskedImageConfig`; `config.target_options` are the generator's own.
+        config: a `MaskedTargetConfig`; `config.target_options` are the generator's own.
         patch_size: side of the model's patches, in pixels.
     """
 
