@@ -1,3 +1,6 @@
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -5,6 +8,8 @@ from test_modeling_common import BATCH_SIZE, SSLModelTests
 from transformers import AutoModel, BeitModel, FlavaImageCodebook, FlavaImageCodebookConfig
 
 from ssl_hub import CAEConfig, CAEForImageClassification, CAEModel
+from ssl_hub.conversion.mmselfsup import convert_config
+from ssl_hub.conversion.sources import load_foreign_checkpoint
 from ssl_hub.lifecycle import Progress
 
 TINY = {
@@ -203,6 +208,21 @@ class TestCAE(SSLModelTests):
         plain.save_pretrained(tmp_path / "again")
         ours, theirs = (load_file(folder / "model.safetensors") for folder in (tmp_path, tmp_path / "again"))
         assert ours.keys() == theirs.keys()
+
+    def test_checkpoint_of_mmselfsup(self, tmp_path):
+        case = Path(__file__).parents[1] / "fixtures" / "reference" / "cae_a"
+        tensors = load_file(case.with_suffix(".safetensors"))
+        state = {k.removeprefix("state/"): tensor for k, tensor in tensors.items() if k.startswith("state/")}
+        torch.save({"state_dict": state}, tmp_path / "cae.pth")
+        config = convert_config(json.loads(case.with_suffix(".json").read_text())["mmselfsup_config"])
+        model = CAEModel(config)
+        load_foreign_checkpoint(model, tmp_path / "cae.pth", "mmselfsup")
+        table = model.backbone.embeddings.position_embeddings
+        assert torch.equal(table, state["backbone.pos_embed"])
+        without_teacher = {key: tensor for key, tensor in state.items() if not key.startswith("teacher.")}
+        torch.save(without_teacher, tmp_path / "cae.pth")
+        load_foreign_checkpoint(model, tmp_path / "cae.pth", "mmselfsup", new=("teacher.",))
+        assert torch.equal(model.teacher.backbone.layernorm.weight, model.backbone.layernorm.weight)
 
     def test_position_tables_are_fixed(self, tmp_path):
         model = self.model()
