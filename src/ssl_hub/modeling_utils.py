@@ -17,7 +17,7 @@ from .configuration_utils import JointEmbeddingConfig, MaskedPatchConfig, SSLCon
 from .distributed import check_batch_for_batchnorm
 from .lifecycle import FeatureTable, ParameterRule, Progress
 from .modeling_outputs import PatchPredictionOutput, ProjectionOutput, ReconstructionOutput, SSLLossOutput
-from .modules.backbones import backbone_hidden_size, build_backbone, pool_features, run_backbone
+from .modules.backbones import backbone_hidden_size, build_backbone, run_backbone
 from .modules.losses import normalize, to_float32
 from .modules.masking import (
     aligned_patch_mask,
@@ -71,13 +71,7 @@ class SSLPreTrainedModel(PreTrainedModel):
                 kwargs[name] = getattr(self.config, name, None)
             if not kwargs[name]:
                 del kwargs[name]
-        outputs = run_backbone(self.backbone, pixel_values, **kwargs)
-        return BaseModelOutputWithPooling(
-            last_hidden_state=outputs.last_hidden_state,
-            pooler_output=pool_features(outputs, self.config.pooling),
-            hidden_states=getattr(outputs, "hidden_states", None),
-            attentions=getattr(outputs, "attentions", None),
-        )
+        return run_backbone(self.backbone, pixel_values, self.config.pooling, **kwargs)
 
 
 class SSLModel(SSLPreTrainedModel):
@@ -121,7 +115,7 @@ class SSLModel(SSLPreTrainedModel):
             repo_id: "owner/name", or "name" for your own namespace; created if it does not exist.
             options: those of [`ssl_hub.hub.publishing.push_model`], named as in transformers: `commit_message`,
                 `commit_description`, `private`, `token`, `revision`, `create_pr`, `max_shard_size`, `tags`; and
-                `image_processor`, by default made from the configuration.
+                `image_processor`, by default the one that the model was loaded with or one made from the configuration.
 
         Returns:
             The URL of the repository, or of the pull request.
@@ -376,7 +370,7 @@ class JointEmbeddingModel(SSLModel):
         return self.in_chunks(lambda images: teacher.neck(self.pooled_features(teacher.backbone, images)), pixel_values)
 
     def pooled_features(self, backbone: PreTrainedModel, pixel_values: torch.Tensor) -> torch.Tensor:
-        return pool_features(run_backbone(backbone, pixel_values), self.config.pooling)
+        return run_backbone(backbone, pixel_values, self.config.pooling).pooler_output
 
     def in_chunks(self, function: Callable, pixel_values: torch.Tensor):
         """Applies a function to a batch, in chunks if `loss_chunk_size` says so, with the exact gradient.
