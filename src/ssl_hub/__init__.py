@@ -15,8 +15,10 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "SSLConfig": "configuration_utils",
     "JointEmbeddingConfig": "configuration_utils",
+    "MaskedPatchConfig": "configuration_utils",
     "SSLModel": "modeling_utils",
     "JointEmbeddingModel": "modeling_utils",
+    "MaskedPatchModel": "modeling_utils",
     "SSLForImageClassification": "modeling_utils",
     "SSLLossOutput": "modeling_outputs",
     "ReconstructionOutput": "modeling_outputs",

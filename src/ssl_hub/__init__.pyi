@@ -1,6 +1,7 @@
 """The public names, for editors and type checkers; `__init__.py` imports them when they are first used."""
 
 from .configuration_utils import JointEmbeddingConfig as JointEmbeddingConfig
+from .configuration_utils import MaskedPatchConfig as MaskedPatchConfig
 from .configuration_utils import SSLConfig as SSLConfig
 from .data.datasets import load_image_dataset as load_image_dataset
 from .lifecycle import FeatureTable as FeatureTable
@@ -10,6 +11,7 @@ from .modeling_outputs import ProjectionOutput as ProjectionOutput
 from .modeling_outputs import ReconstructionOutput as ReconstructionOutput
 from .modeling_outputs import SSLLossOutput as SSLLossOutput
 from .modeling_utils import JointEmbeddingModel as JointEmbeddingModel
+from .modeling_utils import MaskedPatchModel as MaskedPatchModel
 from .modeling_utils import SSLForImageClassification as SSLForImageClassification
 from .modeling_utils import SSLModel as SSLModel
 from .models.auto import register_algorithm as register_algorithm
@@ -36,6 +38,9 @@ from .models.mocov3.modeling_mocov3 import MoCoV3Model as MoCoV3Model
 from .models.simclr.configuration_simclr import SimCLRConfig as SimCLRConfig
 from .models.simclr.modeling_simclr import SimCLRForImageClassification as SimCLRForImageClassification
 from .models.simclr.modeling_simclr import SimCLRModel as SimCLRModel
+from .models.simmim.configuration_simmim import SimMIMConfig as SimMIMConfig
+from .models.simmim.modeling_simmim import SimMIMForImageClassification as SimMIMForImageClassification
+from .models.simmim.modeling_simmim import SimMIMModel as SimMIMModel
 from .models.simsiam.configuration_simsiam import SimSiamConfig as SimSiamConfig
 from .models.simsiam.modeling_simsiam import SimSiamForImageClassification as SimSiamForImageClassification
 from .models.simsiam.modeling_simsiam import SimSiamModel as SimSiamModel

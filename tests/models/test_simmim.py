@@ -7,8 +7,10 @@ from transformers import AutoModel, SwinForMaskedImageModeling, SwinModel, ViTFo
 
 from ssl_hub import SimMIMConfig, SimMIMForImageClassification, SimMIMModel
 from ssl_hub.conversion.sources import load_foreign_checkpoint
+from ssl_hub.data.datasets import load_image_dataset
 from ssl_hub.training.arguments import PretrainingArguments
 from ssl_hub.training.optimization import parameter_groups
+from ssl_hub.training.trainer import SSLTrainer
 
 SWIN = {
     "image_size": 16,
@@ -229,6 +231,24 @@ def test_transformers_model_converts_and_has_the_same_loss(tmp_path, backbone, m
     assert ours(images, mode="loss", bool_masked_pos=mask).loss.item() == pytest.approx(expected.loss.item(), rel=1e-6)
     prediction, _ = ours._reconstruct(images, mask)
     torch.testing.assert_close(prediction, expected.reconstruction)
+
+
+def test_masks_of_a_view_reach_the_loss(tmp_path):
+    """Through the trainer, and that the masks it makes are those that the model draws."""
+    config = SimMIMConfig(backbone_config=SWIN, mask_cell_size=4)
+    args = PretrainingArguments(str(tmp_path), max_train_steps=2, per_device_train_batch_size=8, learning_rate=1e-3)
+    views = [{"size": 16, "mask": {"kind": "aligned", "ratio": 0.6, "cell": 4, "patch": 2}}]
+    trainer = SSLTrainer(SimMIMModel(config), args, load_image_dataset("digits"), views)
+    masks = []
+    trainer.model.backbone.register_forward_pre_hook(
+        lambda module, args, kwargs: masks.append(kwargs["bool_masked_pos"]), with_kwargs=True
+    )
+    trainer.train()
+    drawn = trainer.model.patch_mask(torch.zeros(8, 3, 16, 16), None)
+    for mask in (*masks[:2], drawn):
+        cells = mask.view(8, 4, 2, 4, 2).transpose(2, 3).flatten(3).float().mean(dim=3)
+        assert cells.unique().tolist() == [0, 1] and (cells.sum(dim=(1, 2)) == 10).all()
+    assert (tmp_path / "reconstruction.png").exists()
 
 
 def test_backbone_as_a_plain_vit(tmp_path):
