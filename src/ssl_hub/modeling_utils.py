@@ -18,7 +18,7 @@ from .distributed import check_batch_for_batchnorm
 from .lifecycle import FeatureTable, ParameterRule, Progress
 from .modeling_outputs import PatchPredictionOutput, ProjectionOutput, ReconstructionOutput, SSLLossOutput
 from .modules.backbones import backbone_hidden_size, build_backbone, run_backbone
-from .modules.losses import normalize, to_float32
+from .modules.losses import normalize, target_loss, to_float32
 from .modules.masking import (
     aligned_patch_mask,
     blockwise_patch_mask,
@@ -337,6 +337,70 @@ class MaskedTargetModel(MaskedPatchModel):
         tokens = prediction.argmax(dim=-1)
         accuracy = (tokens == target).float().mean(dim=1)
         return PatchPredictionOutput(prediction=tokens, target=target, accuracy=accuracy, mask=mask)
+
+
+class MaskTokenModel(MaskedTargetModel):
+    """Base of the algorithms whose `backbone` sees a mask token in the place of a masked patch, and whose `neck` is one
+    linear layer.
+
+    A subclass implements `build_backbone`. The backbone takes `bool_masked_pos` and returns a class token first.
+    """
+
+    def __init__(self, config: MaskedTargetConfig):
+        super().__init__(config)
+        self.backbone = self.build_backbone(config)
+        self.neck = nn.Linear(config.backbone_config.hidden_size, self.target_generator.size)
+        self.post_init()
+
+    def build_backbone(self, config: MaskedTargetConfig) -> PreTrainedModel:
+        raise NotImplementedError(f"{type(self).__name__} does not implement build_backbone()")
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if module is self.neck:
+            init.trunc_normal_(module.weight, std=0.02)
+            init.zeros_(module.bias)
+
+    def loss(
+        self,
+        pixel_values: torch.Tensor,
+        *,
+        bool_masked_pos: torch.Tensor | None = None,
+        target_pixel_values: torch.Tensor | None = None,
+    ) -> SSLLossOutput:
+        """`mode="loss"`: the error of what is predicted of the masked patches.
+
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`):
+                Normalised images.
+            bool_masked_pos (`torch.BoolTensor` of shape `(batch_size, num_patches)`, *optional*):
+                `True` where a patch is masked, as many in every image (as `config` says, if the model is compiled);
+                drawn as `config` says when not given.
+            target_pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, target_height, target_width)`, *optional*):
+                The same crops, of the size and normalised as the target generator takes them. Made from `pixel_values`
+                when not given.
+        """
+        _, masked_patches, prediction = self._predict_patches(pixel_values, bool_masked_pos)
+        loss = target_loss(prediction, self.masked_targets(pixel_values, target_pixel_values, masked_patches))
+        return SSLLossOutput(loss=loss, losses={"main": loss.detach()})
+
+    @torch.no_grad()
+    def predict(
+        self,
+        pixel_values: torch.Tensor,
+        bool_masked_pos: torch.Tensor | None = None,
+        target_pixel_values: torch.Tensor | None = None,
+    ) -> PatchPredictionOutput:
+        """`mode="predict"`: what is predicted of the masked patches. Takes what `mode="loss"` takes."""
+        mask, masked_patches, prediction = self._predict_patches(pixel_values, bool_masked_pos)
+        target = self.masked_targets(pixel_values, target_pixel_values, masked_patches)
+        return self.prediction_output(prediction, target, mask)
+
+    def _predict_patches(self, pixel_values, bool_masked_pos):
+        mask, _, masked_patches = self.split_patches(pixel_values, bool_masked_pos)
+        tokens = self.backbone(pixel_values, bool_masked_pos=mask, interpolate_pos_encoding=True).last_hidden_state
+        return mask, masked_patches, self.neck(take_patches(tokens[:, 1:], masked_patches))
 
 
 class JointEmbeddingModel(SSLModel):

@@ -10,6 +10,7 @@ from ..models.byol.configuration_byol import BYOLConfig
 from ..models.cae.configuration_cae import CAEConfig
 from ..models.densecl.configuration_densecl import DenseCLConfig
 from ..models.mae.configuration_mae import MAEConfig
+from ..models.maskfeat.configuration_maskfeat import MaskFeatConfig
 from ..models.moco.configuration_moco import MoCoConfig
 from ..models.mocov3.configuration_mocov3 import MoCoV3Config
 from ..models.simclr.configuration_simclr import SimCLRConfig
@@ -93,6 +94,11 @@ RULES = {
         (r"^queue2_ptr$", "memory.dense_queue.pointer"),
         *TEACHER_RULES,
         *RESNET_RULES,
+    ],
+    "MaskFeat": [
+        (r"^backbone\.mask_token$", "backbone.embeddings.mask_token"),
+        (r"^neck\.fc\.", "neck."),
+        *VIT_RULES,
     ],
     "MoCo": [
         (r"^queue$", "memory.vectors"),
@@ -191,7 +197,11 @@ def convert_state_dict(algorithm: str, state_dict: dict[str, torch.Tensor]) -> d
     """
     if algorithm not in RULES:
         raise ValueError(f"no conversion of MMSelfSup's {algorithm!r}; there is one for {', '.join(RULES)}")
-    kept = {key: tensor for key, tensor in state_dict.items() if not re.fullmatch(DROPPED.get(algorithm, ALWAYS_DROPPED), key)}
+    kept = {
+        key: tensor
+        for key, tensor in state_dict.items()
+        if not re.fullmatch(DROPPED.get(algorithm, ALWAYS_DROPPED), key)
+    }
     renamed = _reorder_patch_merging(turn_queues(rename_keys(kept, RULES[algorithm])))
     if algorithm == "CAE":
         # A bias of the keys adds the same to all scores of a query, which the softmax cancels; a BEiT has none.
@@ -395,6 +405,16 @@ def _densecl_config(config: dict) -> DenseCLConfig:
     )
 
 
+def _maskfeat_config(config: dict) -> MaskFeatConfig:
+    generator = config.get("target_generator", {})
+    names = {"num_bins": "nbins", "cell_size": "pool", "gaussian_window": "gaussian_window"}
+    return MaskFeatConfig(
+        backbone_config=_vit_fields(config["backbone"]),
+        target_options={ours: generator[theirs] for ours, theirs in names.items() if theirs in generator},
+        **_normalisation(config),
+    )
+
+
 def _moco_config(config: dict) -> MoCoConfig:
     mlp = config["neck"]["type"] == "MoCoV2Neck"
     return MoCoConfig(mlp_projector=mlp, **_queue_fields(config, "MoCoV2Neck", "LinearNeck"))
@@ -489,6 +509,7 @@ CONFIG_CONVERTERS = {
     "CAE": _cae_config,
     "DenseCL": _densecl_config,
     "MAE": _mae_config,
+    "MaskFeat": _maskfeat_config,
     "MoCo": _moco_config,
     "MoCoV3": _mocov3_config,
     "SimCLR": _simclr_config,

@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import initialization as init
-from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -29,6 +28,7 @@ from transformers.utils.output_capturing import capture_outputs
 from ...lifecycle import Progress
 from ...modeling_outputs import PatchPredictionOutput, SSLLossOutput
 from ...modeling_utils import MaskedTargetModel, SSLForImageClassification
+from ...modules.backbones import PlainCheckpointMixin
 from ...modules.losses import in_float32, target_loss
 from ...modules.masking import take_patches
 from ...modules.teachers import MomentumTeacher
@@ -90,7 +90,7 @@ class CAEEmbeddings(BeitEmbeddings):
         return torch.cat([embeddings[:, :1], take_patches(embeddings[:, 1:], visible_patches)], dim=1)
 
 
-class CAEEncoder(BeitModel):
+class CAEEncoder(PlainCheckpointMixin, BeitModel):
     """A BEiT with fixed positions that computes nothing for dropped patches. Its checkpoint is a plain `BeitModel`'s."""
 
     def __init__(self, config):
@@ -133,15 +133,6 @@ class CAEEncoder(BeitModel):
         for layer in self.layers:
             hidden_states = layer(hidden_states, **kwargs)
         return BaseModelOutputWithPooling(last_hidden_state=self.layernorm(hidden_states))
-
-    def save_pretrained(self, save_directory, **kwargs):
-        super().save_pretrained(save_directory, **kwargs)
-        # The name of the class that loads it without ssl_hub.
-        self.config.architectures = ["BeitModel"]
-        self.config.save_pretrained(save_directory)
-
-
-register_checkpoint_conversion_mapping("CAEEncoder", get_checkpoint_conversion_mapping("BeitModel"), overwrite=True)
 
 
 class CrossAttention(nn.Module):

@@ -3,7 +3,7 @@
 import torch
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from ..backbones import build_backbone, feature_map, run_backbone
+from ..backbones import backbone_layout, build_backbone, feature_map, run_backbone
 from .base import NetworkTargets
 
 
@@ -26,6 +26,7 @@ class FeatureTargets(NetworkTargets):
 
         network, info = AutoModel.from_pretrained(name_or_path, output_loading_info=True)
         # A pooler that the checkpoint lacks, such as a ViT's, has no part in the last hidden state.
+        backbone_layout(network)  # found out here, not in a compiled step
         info["missing_keys"] = {key for key in info["missing_keys"] if not key.startswith("pooler.")}
         return network, info
 
@@ -36,4 +37,4 @@ class FeatureTargets(NetworkTargets):
         return getattr(network.config, "image_size", 224)
 
     def compute(self, network, pixel_values: torch.Tensor) -> torch.Tensor:
-        return feature_map(run_backbone(network, pixel_values)).permute(0, 2, 3, 1)
+        return feature_map(network, run_backbone(network, pixel_values).last_hidden_state).permute(0, 2, 3, 1)
