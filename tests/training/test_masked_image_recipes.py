@@ -42,5 +42,23 @@ def test_cae(name, processes, images):
     assert f"{processes} processes with {images} images each" in head
 
 
+@pytest.mark.parametrize(
+    ("name", "count", "scale", "warmup_epochs", "learning_rate", "max_grad_norm"),
+    [("maskfeat-vit-base-300e", 78, 0.5, 30, 1.6e-3, 0.02), ("beitv1-vit-base-300e", 75, 0.08, 10, 1.5e-3, 3.0)],
+)
+def test_mask_token_models(name, count, scale, warmup_epochs, learning_rate, max_grad_norm):
+    recipe = load_recipe(name)
+    config, backbone = recipe.build_config(), recipe.build_config().backbone_config
+    assert (backbone.hidden_size, backbone.num_hidden_layers, backbone.num_attention_heads) == (768, 12, 12)
+    assert config.num_masked_patches(196) == count
+    (view,) = recipe.views
+    assert (view["size"], view["scale"], view["mask"]["count"]) == (224, [scale, 1.0], count)
+    _, _, _, args = parse_arguments(["--recipe", name, "--dataset_name", "imagenet-1k", "--output_dir", "out"])
+    assert (args.num_train_epochs, args.warmup_epochs, args.per_device_train_batch_size) == (300, warmup_epochs, 256)
+    assert (args.learning_rate, args.weight_decay, args.max_grad_norm) == (learning_rate, 0.05, max_grad_norm)
+    assert (args.adam_beta1, args.adam_beta2, args.mixed_precision) == (0.9, 0.999, "fp16")
+
+
 def test_small_recipes():
-    assert {"cae-vit-tiny-digits", "cae-vit-tiny-cifar10"} <= set(list_recipes())
+    small = {f"{name}-vit-tiny-{data}" for name in ("beitv1", "cae", "maskfeat") for data in ("digits", "cifar10")}
+    assert small <= set(list_recipes())
