@@ -91,6 +91,21 @@ class TestSimMIM(SSLModelTests):
         assert (cells[..., 0].sum(dim=(1, 2)) == count).all()
         assert len(torch.cat([model(self.one_view(), mode="predict").mask for _ in range(10)]).unique(dim=0)) > 3
 
+    def test_eager_equals_sdpa(self):
+        model = self.model().eval()
+        assert model.config._attn_implementation == "sdpa"
+        sdpa = model(self.one_view(), mode="loss", **self.loss_inputs(8)).loss.item()
+        model.set_attn_implementation("eager")
+        eager = model(self.one_view(), mode="loss", **self.loss_inputs(8)).loss.item()
+        assert sdpa == pytest.approx(eager, rel=1e-6)
+        assert len(model(self.one_view(), output_attentions=True).attentions) == 2
+
+    def test_bf16_weights(self):
+        model = self.model().to(torch.bfloat16)
+        outputs = model(self.one_view().bfloat16(), mode="loss")
+        outputs.loss.backward()
+        assert torch.isfinite(outputs.loss)
+
     def test_trains_at_another_size(self):
         model = self.model().train()
         outputs = model(torch.randn(2, 3, 24, 32), mode="loss")

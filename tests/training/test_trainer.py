@@ -297,6 +297,11 @@ def test_a_batch_larger_than_the_dataset(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_an_evaluation_without_a_split(tmp_path):
+    with pytest.raises(ValueError, match="--evaluation needs images .*--eval_split or --validation_dir"):
+        build_trainer(tmp_path, evaluation="[{type: label_free}]")
+
+
 def test_an_evaluation_without_labels(tmp_path):
     """What needs none is evaluated; what was asked for and needs some is refused."""
     images = digits("test", 40).remove_columns("label")

@@ -22,6 +22,7 @@ from transformers.models.vit.modeling_vit import ViTEmbeddings, ViTModel
 
 from ...modeling_outputs import ReconstructionOutput, SSLLossOutput
 from ...modeling_utils import MaskedPatchModel, SSLForImageClassification
+from ...modules.backbones import PlainCheckpointMixin
 from ...modules.losses import reconstruction_loss
 from ...modules.masking import pixel_mask
 from .configuration_simmim import SimMIMConfig
@@ -48,7 +49,7 @@ class SimMIMSwinEncoder(SwinEncoder):
         _init_simmim_weights(module)
 
 
-class SimMIMSwinModel(SwinModel):
+class SimMIMSwinModel(PlainCheckpointMixin, SwinModel):
     """A `SwinModel` whose features depend on nothing but its input, with the same checkpoint.
 
     transformers' model turns off the shift of windows that are as large as their feature map for good, also for larger
@@ -87,14 +88,8 @@ class SimMIMSwinModel(SwinModel):
             **kwargs,
         )
 
-    def save_pretrained(self, save_directory, **kwargs):
-        super().save_pretrained(save_directory, **kwargs)
-        # The name of the class that loads it without ssl_hub.
-        self.config.architectures = ["SwinModel"]
-        self.config.save_pretrained(save_directory)
 
-
-class SimMIMViTModel(ViTModel):
+class SimMIMViTModel(PlainCheckpointMixin, ViTModel):
     """A `ViTModel`, with learned positions, whose mask token starts as the authors' does."""
 
     def __init__(self, config, use_mask_token: bool = True):
@@ -103,12 +98,6 @@ class SimMIMViTModel(ViTModel):
     def _init_weights(self, module):
         super()._init_weights(module)
         _init_simmim_weights(module)
-
-    def save_pretrained(self, save_directory, **kwargs):
-        super().save_pretrained(save_directory, **kwargs)
-        # The name of the class that loads it without ssl_hub.
-        self.config.architectures = ["ViTModel"]
-        self.config.save_pretrained(save_directory)
 
 
 def _build_backbone(config: SimMIMConfig, use_mask_token: bool = True) -> PreTrainedModel:
@@ -168,8 +157,7 @@ class SimMIMModel(MaskedPatchModel):
             pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`):
                 Normalised images, of any size that the encoder's stride divides.
             bool_masked_pos (`torch.BoolTensor` of shape `(batch_size, num_patches)`, *optional*):
-                `True` where a patch is masked, patches row by row; drawn at random when not given, in cells of
-                `config.mask_cell_size` pixels.
+                `True` where a patch is masked, patches row by row; drawn as `config` says when not given.
         """
         prediction, mask = self._reconstruct(pixel_values, bool_masked_pos)
         loss = self.head(prediction, pixel_values, mask)
