@@ -121,7 +121,9 @@ class Case:
         """
         fixed = {name for name, _ in model.named_buffers()}
         norms = self.sidecar.get("grad_norms") or {
-            key.removesuffix(".norm"): float(value) for key, value in self.under("grad/").items() if ".norm" in key
+            key.removesuffix(".norm"): float(value)
+            for key, value in self.under("grad/").items()
+            if key.endswith(".norm")
         }
         for name, norm in norms.items():
             if norm is None or norm < SMALLEST_GRADIENT:

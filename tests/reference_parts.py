@@ -3,13 +3,15 @@
 import torch
 from reference_case import Case
 from torch import nn
+from transformers import FlavaImageCodebook, FlavaImageCodebookConfig
 
-from ssl_hub import DenseCLConfig, MoCoConfig, SwAVConfig, SwAVModel
+from ssl_hub import CAEConfig, DenseCLConfig, MoCoConfig, SwAVConfig, SwAVModel
 from ssl_hub.conversion import mmselfsup
 from ssl_hub.conversion.state_dicts import load_strictly
 from ssl_hub.data.processing import Normalize
 from ssl_hub.lifecycle import cosine_ramp
 from ssl_hub.models.barlowtwins.modeling_barlowtwins import BarlowTwinsHead
+from ssl_hub.models.cae.modeling_cae import CAENeck, alignment_loss
 from ssl_hub.models.densecl.modeling_densecl import DenseCLNeck
 from ssl_hub.models.mae.modeling_mae import MAEDecoder, MAEHead, MAEViTModel
 from ssl_hub.models.moco.modeling_moco import MoCoNeck
@@ -19,11 +21,12 @@ from ssl_hub.models.simmim.modeling_simmim import SimMIMHead, SimMIMNeck
 from ssl_hub.models.swav.modeling_swav import SwAVNeck, sinkhorn
 from ssl_hub.modules.backbones import build_backbone
 from ssl_hub.modules.heads import PredictorHead
-from ssl_hub.modules.losses import contrastive_loss, cosine_loss, normalize, reconstruction_loss
+from ssl_hub.modules.losses import contrastive_loss, cosine_loss, normalize, reconstruction_loss, target_loss
 from ssl_hub.modules.masking import patchify, unpatchify
 from ssl_hub.modules.memories import InstanceMemory
 from ssl_hub.modules.necks import NonLinearNeck
 from ssl_hub.modules.position_embeddings import sincos_position_embedding_2d
+from ssl_hub.modules.target_generators.hog import HOGTargets, hog
 from ssl_hub.modules.teachers import MomentumTeacher
 
 
@@ -42,7 +45,7 @@ def check_module(case: Case, module: nn.Module, run, convert=lambda state: state
     inputs = {name: tensor for name, tensor in case.under("input/").items() if not name.startswith("cotangent.")}
     for mode in ("eval", "train"):
         module.train(mode == "train")
-        variables = {name: tensor.clone().requires_grad_() for name, tensor in inputs.items()}
+        variables = {name: tensor.clone().requires_grad_(tensor.is_floating_point()) for name, tensor in inputs.items()}
         outputs = run(**variables)
         outputs = outputs if isinstance(outputs, dict) else {"out": outputs}
         for name, output in outputs.items():
@@ -386,6 +389,89 @@ def check_vit(case: Case) -> None:
     case.compare_gradients(model, convert)
 
 
+def dalle_encoder(fields: dict, state: dict) -> FlavaImageCodebook:
+    """The encoder of a case, as MMSelfSup's fields and tensors describe it."""
+    codebook = FlavaImageCodebook(
+        FlavaImageCodebookConfig(
+            hidden_size=fields.get("n_hid", 256),
+            num_blocks_per_group=fields.get("n_blk_per_group", 2),
+            vocab_size=fields.get("vocab_size", 8192),
+        )
+    )
+    load_strictly(codebook, mmselfsup.convert_dalle_encoder(state))
+    return codebook
+
+
+def check_dalle_encoder(case: Case) -> None:
+    codebook = dalle_encoder(case.config, case.under("state/")).requires_grad_()
+    check_module(case, codebook, lambda x: codebook(x), mmselfsup.convert_dalle_encoder)
+
+
+def check_cae_neck(case: Case) -> None:
+    fields = case.config
+    width = fields["embed_dims"]
+    config = mmselfsup.convert_config(
+        {
+            "type": "CAE",
+            "backbone": {
+                "arch": {
+                    "embed_dims": width,
+                    "num_layers": 1,
+                    "num_heads": fields["num_heads"],
+                    "feedforward_channels": width,
+                }
+            },
+            "neck": fields,
+            "head": {"loss": {}},
+        }
+    )
+    depths = config.regressor_num_hidden_layers, config.decoder_num_hidden_layers
+    neck = CAENeck(config.neck_config(), *depths, fields["num_classes"], config.cross_attention_bias)
+
+    def convert(state):
+        state = mmselfsup.convert_state_dict("CAE", {f"neck.{key}": tensor for key, tensor in state.items()})
+        return {key.removeprefix("neck."): tensor for key, tensor in state.items()}
+
+    def run(x_unmasked, pos_embed_masked, pos_embed_unmasked):
+        logits, latent = neck(x_unmasked, pos_embed_unmasked, pos_embed_masked)
+        return {"logits": logits, "latent_pred": latent}
+
+    check_module(case, neck, run, convert)
+
+
+def check_cae_loss(case: Case) -> None:
+    """The head, from the tokenizer's logits of all patches, or the loss alone, from tokens."""
+    weight = case.config.get("loss", case.config)["lambd"]
+
+    def run(logits, latent_pred, latent_target, target=None, logits_target=None, mask=None):
+        if target is None:
+            target = logits_target.argmax(dim=1).flatten(1)[mask.bool()]
+        return {
+            "main": target_loss(logits, target.long()),
+            "align": weight * alignment_loss(latent_pred, latent_target),
+        }
+
+    check_module(case, nn.Module(), run)
+
+
+def check_hog(case: Case) -> None:
+    """Where no gradient of a cell lies on the edge between two bins: which one it falls into is rounding."""
+    fields = case.sidecar["fields"]
+    settings = {"num_bins": fields["nbins"], "cell_size": fields["pool"], "gaussian_window": fields["gaussian_window"]}
+    patch_size = fields["image_size"] // 14
+    generator = HOGTargets(CAEConfig(target_type="hog", target_options=settings), patch_size)
+    for name, images in case.under("input/").items():
+        robust = case[f"output/{name}.robust"].bool()
+        expected = case[f"output/{name}.cells"]
+        cells = hog(images, **settings)
+        case.compare("features", cells * robust[:, :, None], expected * robust[:, :, None])
+        # the same cells, in the order of the tokens
+        tokens, cells_a_side = case[f"output/{name}"], patch_size // fields["pool"]
+        robust = robust[:, :, None].expand(expected.shape).flatten(1, 2).float()
+        robust = nn.functional.pixel_unshuffle(robust, cells_a_side).flatten(2).transpose(1, 2)
+        case.compare("features", generator(images) * robust, tokens * robust)
+
+
 def check_position_embedding(case: Case) -> None:
     for name, (height, width, dim, temperature, cls_token) in case.sidecar["fields"]["cases"].items():
         if height == width:  # the original's order of a non-square grid does not fit any sequence of patches
@@ -413,10 +499,15 @@ def check_preprocess(case: Case) -> None:
 
 # by the part's type, and by its name where it has none
 PARTS = {
+    "CAEHead": check_cae_loss,
+    "CAELoss": check_cae_loss,
+    "CAENeck": check_cae_neck,
     "CosineSimilarityLoss": check_cosine_loss,
     "ContrastiveHead": check_contrastive_head,
     "CrossCorrelationLoss": check_cross_correlation_loss,
+    "DALL-E": check_dalle_encoder,
     "DenseCLNeck": check_densecl_neck,
+    "HOGGenerator": check_hog,
     "LatentCrossCorrelationHead": check_cross_correlation_head,
     "LatentPredictHead": check_latent_predict_head,
     "LinearNeck": check_moco_neck,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from reference_case import Case
-from reference_parts import PARTS, FixedDropout, UnsupportedCaseError
+from reference_parts import PARTS, FixedDropout, UnsupportedCaseError, dalle_encoder
 from torch import nn
 from transformers import AutoModel
 
@@ -63,6 +63,49 @@ def check_mae(case: Case) -> None:
     reconstruction = model(pixel_values, mode="predict", bool_masked_pos=mask).reconstruction
     reconstruction = ((reconstruction - image_mean) / image_std).permute(0, 2, 3, 1)
     case.compare("features", reconstruction, case["output/reconstruct.pred"])
+
+
+def check_cae(case: Case) -> None:
+    """Losses, gradients and the teacher that follows, then a second call; and what each part gives."""
+
+    def convert(state):
+        return mmselfsup.convert_state_dict("CAE", state)
+
+    def compute_loss(scenario=""):
+        outputs = model(pixel_values, mode="loss", bool_masked_pos=mask, target_pixel_values=target_pixel_values)
+        case.compare("losses", outputs.loss, case[f"output/{scenario}loss_total"])
+        case.compare("losses", outputs.losses["main"], case[f"output/{scenario}loss.main"])
+        case.compare("losses", outputs.losses["alignment"], case[f"output/{scenario}loss.align"])
+        return outputs.loss
+
+    model = AutoModel.from_config(mmselfsup.convert_config(case.config)).to(case.dtype).train()
+    load_strictly(model, convert(case.under("state/")))
+    codebook = dalle_encoder(case.config["target_generator"], case.under("state/target_generator."))
+    model.target_generator.use(codebook)
+    pixel_values, target_pixel_values = case["input/0"], case["input/1"]
+    mask = case["input/mask"].bool().flatten(1)
+
+    loss = compute_loss()
+    loss.backward()
+    case.compare_gradients(model, convert)
+    case.compare_float64(loss, model, convert)
+    visible = visible_patch_indices(mask, int((~mask[0]).sum()))
+    masked = visible_patch_indices(~mask, int(mask[0].sum()))
+    case.compare("features", model.backbone(pixel_values, visible).last_hidden_state, case["inter/backbone#0"])
+    encoded = model.teacher.backbone(pixel_values, masked).last_hidden_state
+    case.compare("features", encoded, case["inter/teacher#0"])
+    _, _, prediction, latent = model._predict_patches(pixel_values, mask)
+    case.compare("features", prediction, case["inter/neck#0.0"])
+    case.compare("features", latent, case["inter/neck#0.1"])
+    case.compare("features", codebook(target_pixel_values.float()), case["inter/target_generator#0"])
+    tokens = model.target_generator(pixel_values, target_pixel_values)
+    case.compare("features", tokens, case["output/target_tokens"])
+
+    model.teacher.follow(model, model.config.teacher_momentum)
+    state = model.state_dict()
+    for name, expected in convert(case.under("after/")).items():
+        case.compare_state(name, state[name], expected)
+    compute_loss("second_step.")
 
 
 def check_simmim(case: Case) -> None:
@@ -276,6 +319,7 @@ def compare_probabilities(case: Case, probabilities: torch.Tensor) -> None:
 ALGORITHMS = {
     "BarlowTwins": check_joint_embedding,
     "BYOL": check_joint_embedding,
+    "CAE": check_cae,
     "DenseCL": check_joint_embedding,
     "MAE": check_mae,
     "MoCo": check_joint_embedding,
@@ -294,7 +338,7 @@ def find_check(case: Case):
     sidecar = case.sidecar
     if "algorithm" in sidecar:
         return ALGORITHMS.get(sidecar["algorithm"])
-    return PARTS.get(sidecar.get("type", sidecar.get("part")))
+    return PARTS.get(sidecar.get("type", case.config.get("type", sidecar.get("part"))))
 
 
 def main(folder: Path) -> int:

@@ -63,4 +63,4 @@ def test_a_transformers_without_auto_classes_is_told():
 
 def test_unknown_name():
     code = "import ssl_hub\ntry: ssl_hub.Nothing\nexcept AttributeError as error: print(error)"
-    assert "has no attribute 'Nothing'; it has BYOLConfig" in run(code)
+    assert "has no attribute 'Nothing'; it has BEiTV1Config" in run(code)

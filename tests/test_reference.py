@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 CASES = Path(__file__).parent / "fixtures" / "reference"
 NAMES = {
     *("mae_a", "simclr_a", "byol_a", "simsiam_a", "barlowtwins_a", "swav_a", "mocov2_a", "mocov3_a", "densecl_a"),
-    "simmim_a",
+    *("simmim_a", "cae_a"),
     *(
         "backbone_vit",
         "neck_mae_decoder",
@@ -35,6 +35,8 @@ NAMES = {
         "loss_swav_crops21",
     ),
     *("neck_simmim", "head_simmim", "loss_simmim", "loss_pixel_l1", "loss_pixel_l1_map", "loss_pixel_l2_nomask"),
+    *("neck_cae", "neck_cae_nobias", "head_cae", "loss_cae", "backbone_dalle"),
+    *("hog_default_112", "hog_nbins6_pool4_nogauss"),
     *("sinkhorn", "ema_constant", "cosine_ema", "patchify", "pos_embed", "preprocess"),
 }
 
@@ -73,6 +75,11 @@ def test_every_case_agrees(capsys):
         ("parts/ema_constant", "after/update2.module.0.weight"),
         ("parts/cosine_ema", "output/momentum"),
         ("parts/sinkhorn", "output/b"),
+        ("cae_a", "state/teacher.layers.0.attn.qkv.weight"),
+        ("cae_a", "output/second_step.loss.align"),
+        ("parts/neck_cae_nobias", "state/regressors.0.gamma_1_cross"),
+        ("parts/backbone_dalle", "state/blocks.group_1.block_1.res_path.conv_1.w"),
+        ("parts/hog_nbins6_pool4_nogauss", "output/texture"),
     ],
 )
 def test_a_changed_tensor_is_noticed(tmp_path, capsys, case, tensor):

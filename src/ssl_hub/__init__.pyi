@@ -66,3 +66,15 @@ from .models.swav.modeling_swav import SwAVModel as SwAVModel
 from .training.trainer import SSLTrainer as SSLTrainer
 
 __version__: str
+from .modeling_outputs import PatchPredictionOutput as PatchPredictionOutput
+from .modeling_utils import MaskedTargetModel as MaskedTargetModel
+from .models.beitv1.configuration_beitv1 import BEiTV1Config as BEiTV1Config
+from .models.beitv1.modeling_beitv1 import BEiTV1ForImageClassification as BEiTV1ForImageClassification
+from .models.beitv1.modeling_beitv1 import BEiTV1Model as BEiTV1Model
+from .models.cae.configuration_cae import CAEConfig as CAEConfig
+from .models.cae.modeling_cae import CAEForImageClassification as CAEForImageClassification
+from .models.cae.modeling_cae import CAEModel as CAEModel
+from .models.maskfeat.configuration_maskfeat import MaskFeatConfig as MaskFeatConfig
+from .models.maskfeat.modeling_maskfeat import MaskFeatForImageClassification as MaskFeatForImageClassification
+from .models.maskfeat.modeling_maskfeat import MaskFeatModel as MaskFeatModel
+from .modules.target_config import MaskedTargetConfig as MaskedTargetConfig

@@ -38,6 +38,25 @@ class ReconstructionOutput(ModelOutput):
 
 
 @dataclass
+class PatchPredictionOutput(ModelOutput):
+    """Returned by `mode="predict"` of the masked-image models that predict tokens or features.
+
+    Args:
+        prediction, target (`torch.LongTensor` of shape `(batch_size, num_masked)` or `torch.FloatTensor` of shape `(batch_size, num_masked, size)`):
+            Tokens, or features, of the removed patches, row by row.
+        accuracy (`torch.FloatTensor` of shape `(batch_size,)`):
+            The share of an image's tokens that are predicted right; None for features.
+        mask (`torch.BoolTensor` of shape `(batch_size, num_patches)`):
+            `True` where a patch was removed, patches row by row.
+    """
+
+    prediction: torch.Tensor | None = None
+    target: torch.Tensor | None = None
+    accuracy: torch.FloatTensor | None = None
+    mask: torch.BoolTensor | None = None
+
+
+@dataclass
 class ProjectionOutput(ModelOutput):
     """Returned by `mode="predict"` of the joint-embedding models.
 

@@ -16,11 +16,22 @@ from transformers.utils import ModelOutput, can_return_tuple
 from .configuration_utils import JointEmbeddingConfig, MaskedPatchConfig, SSLConfig
 from .distributed import check_batch_for_batchnorm
 from .lifecycle import FeatureTable, ParameterRule, Progress
-from .modeling_outputs import ProjectionOutput, ReconstructionOutput, SSLLossOutput
+from .modeling_outputs import PatchPredictionOutput, ProjectionOutput, ReconstructionOutput, SSLLossOutput
 from .modules.backbones import backbone_hidden_size, build_backbone, run_backbone
-from .modules.losses import normalize, to_float32
-from .modules.masking import aligned_patch_mask, blockwise_patch_mask, check_mask_shape, draw_patches, pixel_mask
+from .modules.losses import normalize, target_loss, to_float32
+from .modules.masking import (
+    aligned_patch_mask,
+    blockwise_patch_mask,
+    check_mask_shape,
+    check_patch_mask,
+    draw_patches,
+    pixel_mask,
+    take_patches,
+    visible_patch_indices,
+)
 from .modules.memories import Queue
+from .modules.target_config import MaskedTargetConfig
+from .modules.target_generators import build_target_generator
 
 MODES = ("tensor", "loss", "predict")
 
@@ -273,6 +284,21 @@ class MaskedPatchModel(SSLModel):
             return blockwise_patch_mask(batch_size, rows, columns, num_masked, device)
         return draw_patches(batch_size, num_patches, num_masked, device)
 
+    def split_patches(
+        self, pixel_values: torch.Tensor, bool_masked_pos: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The mask `(B, num_patches)`, given or drawn, and the indices of visible `(B, V)` and masked patches `(B, M)`.
+
+        A mask that is given must remove as many patches from every image, if the model is compiled as many as `config`
+        says.
+        """
+        mask = self.patch_mask(pixel_values, bool_masked_pos)
+        batch_size, num_patches = mask.shape
+        num_masked = self.config.num_masked_patches(num_patches)
+        if bool_masked_pos is not None:
+            num_masked = check_patch_mask(mask, batch_size, num_patches, num_masked)
+        return mask, visible_patch_indices(mask, num_patches - num_masked), visible_patch_indices(~mask, num_masked)
+
     def reconstruction_output(
         self, pixel_values: torch.Tensor, prediction: torch.Tensor, mask: torch.Tensor
     ) -> ReconstructionOutput:
@@ -287,6 +313,100 @@ class MaskedPatchModel(SSLModel):
             masked_image=image.masked_fill(masked_pixels, 0.5),
             mask=mask,
         )
+
+
+class MaskedTargetModel(MaskedPatchModel):
+    """Base of the algorithms that predict of masked patches what a target generator makes of them."""
+
+    config: MaskedTargetConfig
+
+    def __init__(self, config: MaskedTargetConfig):
+        super().__init__(config)
+        self.target_generator = build_target_generator(config, config.patch_size)
+
+    def begin_run(self, num_samples: int | None) -> None:
+        self.target_generator.load()
+
+    def masked_targets(
+        self, pixel_values: torch.Tensor, target_pixel_values: torch.Tensor | None, masked_patches: torch.Tensor
+    ) -> torch.Tensor:
+        """Targets of the patches with these indices `(B, M)`: tokens `(B, M)` or vectors `(B, M, size)`."""
+        targets = self.target_generator(pixel_values, target_pixel_values)
+        return take_patches(targets, masked_patches) if targets.ndim == 3 else targets.gather(1, masked_patches)
+
+    def prediction_output(
+        self, prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor
+    ) -> PatchPredictionOutput:
+        """What `mode="predict"` returns, of predictions `(B, M, size)`, their targets, and the mask."""
+        if not self.target_generator.is_discrete:
+            return PatchPredictionOutput(prediction=prediction, target=target, mask=mask)
+        tokens = prediction.argmax(dim=-1)
+        accuracy = (tokens == target).float().mean(dim=1)
+        return PatchPredictionOutput(prediction=tokens, target=target, accuracy=accuracy, mask=mask)
+
+
+class MaskTokenModel(MaskedTargetModel):
+    """Base of the algorithms whose `backbone` sees a mask token in the place of a masked patch, and whose `neck` is one
+    linear layer.
+
+    A subclass implements `build_backbone`. The backbone takes `bool_masked_pos` and returns a class token first.
+    """
+
+    def __init__(self, config: MaskedTargetConfig):
+        super().__init__(config)
+        self.backbone = self.build_backbone(config)
+        self.neck = nn.Linear(config.backbone_config.hidden_size, self.target_generator.size)
+        self.post_init()
+
+    def build_backbone(self, config: MaskedTargetConfig) -> PreTrainedModel:
+        raise NotImplementedError(f"{type(self).__name__} does not implement build_backbone()")
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if module is self.neck:
+            init.trunc_normal_(module.weight, std=0.02)
+            init.zeros_(module.bias)
+
+    def loss(
+        self,
+        pixel_values: torch.Tensor,
+        *,
+        bool_masked_pos: torch.Tensor | None = None,
+        target_pixel_values: torch.Tensor | None = None,
+    ) -> SSLLossOutput:
+        """`mode="loss"`: the error of what is predicted of the masked patches.
+
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`):
+                Normalised images.
+            bool_masked_pos (`torch.BoolTensor` of shape `(batch_size, num_patches)`, *optional*):
+                `True` where a patch is masked, as many in every image (as `config` says, if the model is compiled);
+                drawn as `config` says when not given.
+            target_pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, target_height, target_width)`, *optional*):
+                The same crops, of the size and normalised as the target generator takes them. Made from `pixel_values`
+                when not given.
+        """
+        _, masked_patches, prediction = self._predict_patches(pixel_values, bool_masked_pos)
+        loss = target_loss(prediction, self.masked_targets(pixel_values, target_pixel_values, masked_patches))
+        return SSLLossOutput(loss=loss, losses={"main": loss.detach()})
+
+    @torch.no_grad()
+    def predict(
+        self,
+        pixel_values: torch.Tensor,
+        bool_masked_pos: torch.Tensor | None = None,
+        target_pixel_values: torch.Tensor | None = None,
+    ) -> PatchPredictionOutput:
+        """`mode="predict"`: what is predicted of the masked patches. Takes what `mode="loss"` takes."""
+        mask, masked_patches, prediction = self._predict_patches(pixel_values, bool_masked_pos)
+        target = self.masked_targets(pixel_values, target_pixel_values, masked_patches)
+        return self.prediction_output(prediction, target, mask)
+
+    def _predict_patches(self, pixel_values, bool_masked_pos):
+        mask, _, masked_patches = self.split_patches(pixel_values, bool_masked_pos)
+        tokens = self.backbone(pixel_values, bool_masked_pos=mask, interpolate_pos_encoding=True).last_hidden_state
+        return mask, masked_patches, self.neck(take_patches(tokens[:, 1:], masked_patches))
 
 
 class JointEmbeddingModel(SSLModel):

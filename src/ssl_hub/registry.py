@@ -6,9 +6,12 @@ It lies beside `models/`, which imports transformers, so that `import ssl_hub` c
 # model_type, which is the name of its folder too: how the names of its classes begin
 ALGORITHMS = {
     "barlowtwins": "BarlowTwins",
+    "beitv1": "BEiTV1",
     "byol": "BYOL",
+    "cae": "CAE",
     "densecl": "DenseCL",
     "mae": "MAE",
+    "maskfeat": "MaskFeat",
     "moco": "MoCo",
     "mocov3": "MoCoV3",
     "npid": "NPID",

@@ -7,8 +7,10 @@ import torch
 from ..configuration_utils import SSLConfig
 from ..models.barlowtwins.configuration_barlowtwins import BarlowTwinsConfig
 from ..models.byol.configuration_byol import BYOLConfig
+from ..models.cae.configuration_cae import CAEConfig
 from ..models.densecl.configuration_densecl import DenseCLConfig
 from ..models.mae.configuration_mae import MAEConfig
+from ..models.maskfeat.configuration_maskfeat import MaskFeatConfig
 from ..models.moco.configuration_moco import MoCoConfig
 from ..models.mocov3.configuration_mocov3 import MoCoV3Config
 from ..models.npid.configuration_npid import NPIDConfig
@@ -58,9 +60,36 @@ TEACHER_RULES = [
     (r"^(encoder_k|target_net|momentum_encoder)\.module\.1\.", "teacher.neck."),
 ]
 
+CAE_RULES = [
+    (r"^teacher\.", "teacher.backbone."),
+    (r"^neck\.regressors\.(\d+)\.norm1_q_cross\.", r"neck.regressor.\1.layernorm_query."),
+    (r"^neck\.regressors\.(\d+)\.norm1_k_cross\.", r"neck.regressor.\1.layernorm_key."),
+    (r"^neck\.regressors\.(\d+)\.norm1_v_cross\.", r"neck.regressor.\1.layernorm_value."),
+    (r"^neck\.regressors\.(\d+)\.norm2_cross\.", r"neck.regressor.\1.layernorm_after."),
+    (r"^neck\.regressors\.(\d+)\.cross_attn\.([qkv])\.", r"neck.regressor.\1.attention.\2_proj."),
+    (r"^neck\.regressors\.(\d+)\.cross_attn\.([qv])_bias$", r"neck.regressor.\1.attention.\2_proj.bias"),
+    (r"^neck\.regressors\.(\d+)\.cross_attn\.proj\.", r"neck.regressor.\1.attention.o_proj."),
+    (r"^neck\.regressors\.", "neck.regressor."),
+    (r"^neck\.decoders\.", "neck.decoder."),
+    (r"^neck\.norm_(regressor|decoder)\.", r"neck.\1_layernorm."),
+    (r"^neck\.head\.", "neck.predict_targets."),
+    (r"\.gamma_([12])(_cross)?$", r".lambda_\1"),
+    (r"\.attn\.([qv])_bias$", r".attention.\1_proj.bias"),
+    *VIT_RULES,
+]
+
+# DALL-E's encoder, to transformers' `FlavaImageCodebook`
+DALLE_RULES = [
+    (r"^blocks\.(group_\d+)\.", r"blocks.\1.group."),
+    (r"\.res_path\.", ".res_path.path."),
+    (r"\.w$", ".weight"),
+    (r"\.b$", ".bias"),
+]
+
 RULES = {
     "BarlowTwins": RESNET_RULES,
     "BYOL": [*TEACHER_RULES, *RESNET_RULES],
+    "CAE": CAE_RULES,
     "DenseCL": [
         (r"^queue$", "memory.global_queue.vectors"),
         (r"^queue_ptr$", "memory.global_queue.pointer"),
@@ -68,6 +97,11 @@ RULES = {
         (r"^queue2_ptr$", "memory.dense_queue.pointer"),
         *TEACHER_RULES,
         *RESNET_RULES,
+    ],
+    "MaskFeat": [
+        (r"^backbone\.mask_token$", "backbone.embeddings.mask_token"),
+        (r"^neck\.fc\.", "neck."),
+        *VIT_RULES,
     ],
     "MoCo": [
         (r"^queue$", "memory.vectors"),
@@ -97,9 +131,11 @@ RULES = {
     ],
 }
 
-# What has no place in ours, by algorithm: SwAV's BatchNorm is there under two names, NPID's sampler draws all alike. A
-# teacher's count of updates is a matter of the trainer, the index of a Swin's window positions one of its size.
-DROPPED = {"SwAV": r"neck\.bn\..*", "NPID": r"memory_bank\.multinomial\..*"}
+# What is left out: a teacher's count of updates, which is a matter of the trainer, and the index of a window's positions,
+# which is one of its size; SwAV's BatchNorm, which is there under two names; NPID's sampler, which draws all alike; CAE's tokenizer, which comes from a source
+# of its own.
+ALWAYS_DROPPED = r".*\.(steps|relative_position_index)"
+DROPPED = {"SwAV": r"neck\.bn\..*", "NPID": r"memory_bank\.multinomial\..*", "CAE": r"target_generator\..*"}
 
 # mmcls' ResNet: the kind of its blocks, and their numbers
 RESNET_DEPTHS = {
@@ -172,9 +208,16 @@ def convert_state_dict(algorithm: str, state_dict: dict[str, torch.Tensor]) -> d
     """
     if algorithm not in RULES:
         raise ValueError(f"no conversion of MMSelfSup's {algorithm!r}; there is one for {', '.join(RULES)}")
-    dropped = DROPPED.get(algorithm, r".*\.(steps|relative_position_index)")
-    kept = {key: tensor for key, tensor in state_dict.items() if not re.fullmatch(dropped, key)}
-    return _reorder_patch_merging(turn_queues(rename_keys(kept, RULES[algorithm])))
+    kept = {
+        key: tensor
+        for key, tensor in state_dict.items()
+        if not re.fullmatch(DROPPED.get(algorithm, ALWAYS_DROPPED), key)
+    }
+    renamed = _reorder_patch_merging(turn_queues(rename_keys(kept, RULES[algorithm])))
+    if algorithm == "CAE":
+        # A bias of the keys adds the same to all scores of a query, which the softmax cancels; a BEiT has none.
+        renamed = {key: tensor for key, tensor in renamed.items() if not key.endswith(".attention.k_proj.bias")}
+    return renamed
 
 
 def _reorder_patch_merging(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -188,6 +231,11 @@ def _reorder_patch_merging(state_dict: dict[str, torch.Tensor]) -> dict[str, tor
         key: reorder(tensor) if re.search(r"\.downsample\.(norm|reduction)\.", key) else tensor
         for key, tensor in state_dict.items()
     }
+
+
+def convert_dalle_encoder(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Renames the tensors of DALL-E's encoder, MMSelfSup's `dalle_encoder.pth`, to those of `FlavaImageCodebook`."""
+    return rename_keys(state_dict, DALLE_RULES)
 
 
 def convert_config(config: dict) -> SSLConfig:
@@ -335,11 +383,46 @@ def _byol_config(config: dict) -> BYOLConfig:
     )
 
 
+def _cae_config(config: dict) -> CAEConfig:
+    backbone, neck, tokenizer = config["backbone"], config["neck"], config.get("target_generator", {})
+    width = _vit_fields(backbone)["hidden_size"]
+    fields = {key: value for key, value in _vit_fields(backbone).items() if key != "qkv_bias"}
+    return CAEConfig(
+        backbone_config={
+            **fields,
+            "model_type": "beit",
+            "layer_scale_init_value": backbone.get("init_values", 0.1) or 0.0,
+            "drop_path_rate": backbone.get("drop_path_rate", 0.0),
+        },
+        mask_ratio=neck.get("mask_tokens_num", 75) / (fields["image_size"] // fields["patch_size"]) ** 2,
+        regressor_num_hidden_layers=neck.get("regressor_depth", 6),
+        decoder_num_hidden_layers=neck.get("decoder_depth", 8),
+        neck_num_attention_heads=neck.get("num_heads", 12),
+        neck_intermediate_size=int(width * neck.get("mlp_ratio", 4)),
+        neck_layer_scale_init_value=neck.get("init_values", 0.1) or 0.0,
+        cross_attention_bias=neck.get("qkv_bias", True),
+        alignment_weight=float(config["head"]["loss"].get("lambd", 2)),
+        teacher_momentum=float(config.get("base_momentum", 0.0)),
+        target_options={"size": neck.get("num_classes", tokenizer.get("vocab_size", 8192))},
+        **_normalisation(config),
+    )
+
+
 def _densecl_config(config: dict) -> DenseCLConfig:
     return DenseCLConfig(
         grid_size=config["neck"].get("num_grid"),
         dense_loss_weight=config.get("loss_lambda", 0.5),
         **_queue_fields(config, "DenseCLNeck"),
+    )
+
+
+def _maskfeat_config(config: dict) -> MaskFeatConfig:
+    generator = config.get("target_generator", {})
+    names = {"num_bins": "nbins", "cell_size": "pool", "gaussian_window": "gaussian_window"}
+    return MaskFeatConfig(
+        backbone_config=_vit_fields(config["backbone"]),
+        target_options={ours: generator[theirs] for ours, theirs in names.items() if theirs in generator},
+        **_normalisation(config),
     )
 
 
@@ -460,8 +543,10 @@ def _normalisation(config: dict) -> dict:
 CONFIG_CONVERTERS = {
     "BarlowTwins": _barlowtwins_config,
     "BYOL": _byol_config,
+    "CAE": _cae_config,
     "DenseCL": _densecl_config,
     "MAE": _mae_config,
+    "MaskFeat": _maskfeat_config,
     "MoCo": _moco_config,
     "MoCoV3": _mocov3_config,
     "NPID": _npid_config,

@@ -82,3 +82,11 @@ def reconstruction_loss(
         return error.mean()
     errors_per_entry = error.numel() // mask.numel()
     return (error * mask).sum() / (mask.sum() + eps) / errors_per_entry
+
+
+@in_float32
+def target_loss(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Cross entropy of logits `(..., size)` with tokens `(...)`, or mean squared error with vectors `(..., size)`."""
+    if target.is_floating_point():
+        return F.mse_loss(prediction, target)
+    return F.cross_entropy(prediction.flatten(0, -2), target.flatten())

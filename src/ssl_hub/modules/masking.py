@@ -82,13 +82,21 @@ def check_mask_shape(bool_masked_pos: torch.Tensor, batch_size: int, num_patches
         )
 
 
-def check_patch_mask(bool_masked_pos: torch.Tensor, batch_size: int, num_patches: int) -> int:
+def check_patch_mask(
+    bool_masked_pos: torch.Tensor, batch_size: int, num_patches: int, num_masked_if_compiled: int
+) -> int:
     """The number of patches that a mask removes from every image.
+
+    A graph's sizes cannot depend on what a mask holds: a compiled model takes masks of `num_masked_if_compiled` patches.
 
     Raises:
         ValueError: the mask has another shape, or removes different numbers, none or all.
     """
     check_mask_shape(bool_masked_pos, batch_size, num_patches)
+    if torch.compiler.is_compiling():
+        is_right = (bool_masked_pos.sum(dim=1) == num_masked_if_compiled).all()
+        torch._assert_async(is_right, "a mask removes another number of patches than the configuration says")
+        return num_masked_if_compiled
     counts = bool_masked_pos.sum(dim=1).unique().tolist()
     if len(counts) != 1 or counts[0] in (0, num_patches):
         raise ValueError(
@@ -107,6 +115,11 @@ def pixel_mask(bool_masked_pos: torch.Tensor, grid_size: tuple[int, int], patch_
 def visible_patch_indices(bool_masked_pos: torch.Tensor, num_visible: int) -> torch.Tensor:
     """Indices `(B, num_visible)` of the patches that are kept, in ascending order."""
     return bool_masked_pos.int().argsort(dim=1, stable=True)[:, :num_visible]
+
+
+def take_patches(tokens: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+    """Of tokens `(B, L, D)` those with the indices `(B, M)`: `(B, M, D)`."""
+    return tokens.gather(1, indices[..., None].expand(-1, -1, tokens.shape[-1]))
 
 
 def patchify(images: torch.Tensor, patch_size: int) -> torch.Tensor:

@@ -14,7 +14,7 @@ from transformers.models.vit.modeling_vit import ViTAttention, ViTLayer, ViTMLP,
 from ...modeling_outputs import ReconstructionOutput, SSLLossOutput
 from ...modeling_utils import MaskedPatchModel, SSLForImageClassification
 from ...modules.losses import reconstruction_loss, to_float32
-from ...modules.masking import check_patch_mask, patchify, unpatchify, visible_patch_indices
+from ...modules.masking import patchify, unpatchify
 from ...modules.position_embeddings import resize_position_table
 from ...modules.vit import FixedPositionViTEmbeddings, FixedPositionViTModel, init_sincos_positions
 from .configuration_mae import MAEConfig
@@ -183,17 +183,9 @@ class MAEModel(MaskedPatchModel):
         return self.reconstruction_output(pixel_values, pixels, mask)
 
     def _reconstruct_patches(self, pixel_values, bool_masked_pos):
-        mask, grid_size = self.patch_mask(pixel_values, bool_masked_pos), self.grid_size(pixel_values)
-        num_patches = math.prod(grid_size)
-        num_visible = num_patches - self.config.num_masked_patches(num_patches)
-        if bool_masked_pos is not None and torch.compiler.is_compiling():
-            # A graph's sizes cannot depend on what a mask holds.
-            torch._assert_async((mask.sum(dim=1) == num_patches - num_visible).all(), "masks not of mask_ratio")
-        elif bool_masked_pos is not None:
-            num_visible = num_patches - check_patch_mask(mask, len(pixel_values), num_patches)
-        visible_patches = visible_patch_indices(mask, num_visible)
+        mask, visible_patches, _ = self.split_patches(pixel_values, bool_masked_pos)
         latent = self.backbone(pixel_values, visible_patches=visible_patches).last_hidden_state
-        return self.neck(latent, visible_patches, grid_size), mask
+        return self.neck(latent, visible_patches, self.grid_size(pixel_values)), mask
 
 
 class MAEForImageClassification(SSLForImageClassification):
