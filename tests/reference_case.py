@@ -40,7 +40,7 @@ class Case:
         self.tensors = {
             key: tensor.to(dtype) if tensor.is_floating_point() else tensor for key, tensor in load_file(path).items()
         }
-        self.config = self.sidecar.get("mmselfsup_config", {})
+        self.config = self.sidecar.get("mmselfsup_config") or {}
         self.errors: dict[str, float] = defaultdict(float)
 
     def __getitem__(self, key: str) -> torch.Tensor:

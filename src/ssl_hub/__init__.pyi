@@ -8,6 +8,7 @@ from .lifecycle import FeatureTable as FeatureTable
 from .lifecycle import ParameterRule as ParameterRule
 from .lifecycle import Progress as Progress
 from .modeling_outputs import InstanceOutput as InstanceOutput
+from .modeling_outputs import PatchPredictionOutput as PatchPredictionOutput
 from .modeling_outputs import ProjectionOutput as ProjectionOutput
 from .modeling_outputs import ReconstructionOutput as ReconstructionOutput
 from .modeling_outputs import RelativeLocationOutput as RelativeLocationOutput
@@ -15,6 +16,7 @@ from .modeling_outputs import RotationOutput as RotationOutput
 from .modeling_outputs import SSLLossOutput as SSLLossOutput
 from .modeling_utils import JointEmbeddingModel as JointEmbeddingModel
 from .modeling_utils import MaskedPatchModel as MaskedPatchModel
+from .modeling_utils import MaskedTargetModel as MaskedTargetModel
 from .modeling_utils import SSLForImageClassification as SSLForImageClassification
 from .modeling_utils import SSLModel as SSLModel
 from .models.auto import register_algorithm as register_algorithm
@@ -23,15 +25,24 @@ from .models.barlowtwins.modeling_barlowtwins import (
     BarlowTwinsForImageClassification as BarlowTwinsForImageClassification,
 )
 from .models.barlowtwins.modeling_barlowtwins import BarlowTwinsModel as BarlowTwinsModel
+from .models.beitv1.configuration_beitv1 import BEiTV1Config as BEiTV1Config
+from .models.beitv1.modeling_beitv1 import BEiTV1ForImageClassification as BEiTV1ForImageClassification
+from .models.beitv1.modeling_beitv1 import BEiTV1Model as BEiTV1Model
 from .models.byol.configuration_byol import BYOLConfig as BYOLConfig
 from .models.byol.modeling_byol import BYOLForImageClassification as BYOLForImageClassification
 from .models.byol.modeling_byol import BYOLModel as BYOLModel
+from .models.cae.configuration_cae import CAEConfig as CAEConfig
+from .models.cae.modeling_cae import CAEForImageClassification as CAEForImageClassification
+from .models.cae.modeling_cae import CAEModel as CAEModel
 from .models.densecl.configuration_densecl import DenseCLConfig as DenseCLConfig
 from .models.densecl.modeling_densecl import DenseCLForImageClassification as DenseCLForImageClassification
 from .models.densecl.modeling_densecl import DenseCLModel as DenseCLModel
 from .models.mae.configuration_mae import MAEConfig as MAEConfig
 from .models.mae.modeling_mae import MAEForImageClassification as MAEForImageClassification
 from .models.mae.modeling_mae import MAEModel as MAEModel
+from .models.maskfeat.configuration_maskfeat import MaskFeatConfig as MaskFeatConfig
+from .models.maskfeat.modeling_maskfeat import MaskFeatForImageClassification as MaskFeatForImageClassification
+from .models.maskfeat.modeling_maskfeat import MaskFeatModel as MaskFeatModel
 from .models.moco.configuration_moco import MoCoConfig as MoCoConfig
 from .models.moco.modeling_moco import MoCoForImageClassification as MoCoForImageClassification
 from .models.moco.modeling_moco import MoCoModel as MoCoModel
@@ -63,18 +74,7 @@ from .models.simsiam.modeling_simsiam import SimSiamModel as SimSiamModel
 from .models.swav.configuration_swav import SwAVConfig as SwAVConfig
 from .models.swav.modeling_swav import SwAVForImageClassification as SwAVForImageClassification
 from .models.swav.modeling_swav import SwAVModel as SwAVModel
+from .modules.target_config import MaskedTargetConfig as MaskedTargetConfig
 from .training.trainer import SSLTrainer as SSLTrainer
 
 __version__: str
-from .modeling_outputs import PatchPredictionOutput as PatchPredictionOutput
-from .modeling_utils import MaskedTargetModel as MaskedTargetModel
-from .models.beitv1.configuration_beitv1 import BEiTV1Config as BEiTV1Config
-from .models.beitv1.modeling_beitv1 import BEiTV1ForImageClassification as BEiTV1ForImageClassification
-from .models.beitv1.modeling_beitv1 import BEiTV1Model as BEiTV1Model
-from .models.cae.configuration_cae import CAEConfig as CAEConfig
-from .models.cae.modeling_cae import CAEForImageClassification as CAEForImageClassification
-from .models.cae.modeling_cae import CAEModel as CAEModel
-from .models.maskfeat.configuration_maskfeat import MaskFeatConfig as MaskFeatConfig
-from .models.maskfeat.modeling_maskfeat import MaskFeatForImageClassification as MaskFeatForImageClassification
-from .models.maskfeat.modeling_maskfeat import MaskFeatModel as MaskFeatModel
-from .modules.target_config import MaskedTargetConfig as MaskedTargetConfig
