@@ -301,7 +301,7 @@ def check_mae_decoder(case: Case) -> None:
             "head": {},
         }
     )
-    decoder = MAEDecoder(config.decoder_config(), fields["embed_dim"])
+    decoder = MAEDecoder(config.decoder_config(), fields["embed_dim"], 3 * fields["patch_size"] ** 2)
 
     def convert(state):
         state = mmselfsup.convert_state_dict("MAE", {f"neck.{key}": tensor for key, tensor in state.items()})

@@ -95,7 +95,7 @@ class TestMAE(SSLModelTests):
     def test_loss_counts_removed_patches_only(self):
         model = self.model(norm_pix_loss=False).double().eval()
         images, mask = self.one_view().double(), self.loss_inputs(8)["bool_masked_pos"]
-        prediction, _ = model._reconstruct_patches(images, mask)
+        prediction, *_ = model._reconstruct_patches(images, mask)
         expected = (prediction - patchify(images, 4))[mask].square().mean()
         assert model(images, mode="loss", bool_masked_pos=mask).loss.item() == pytest.approx(expected.item(), rel=1e-6)
 
@@ -137,6 +137,27 @@ class TestMAE(SSLModelTests):
         model.save_pretrained(tmp_path / "again")
         assert AutoModel.from_pretrained(tmp_path / "again").config.image_size == 24
         assert model(torch.randn(2, 3, 16, 32), mode="predict").reconstruction.shape == (2, 3, 16, 32)
+
+    @pytest.mark.parametrize(
+        ("target_type", "options"),
+        [
+            ("hog", {"cell_size": 2, "gaussian_window": 8}),
+            ("low_frequency_pixels", {"radius": 4}),
+            ("dalle", {"size": 16, "network": {"hidden_size": 8, "num_blocks_per_group": 1}}),
+        ],
+    )
+    def test_other_targets(self, target_type, options):
+        model = self.model(target_type=target_type, target_options=options, target_random=True)
+        images, inputs = self.one_view(), self.loss_inputs(8)
+        outputs = model(images, mode="loss", **inputs)
+        outputs.loss.backward()
+        prediction = model(images, mode="predict", **inputs)
+        if target_type == "dalle":
+            assert prediction.prediction.shape == prediction.target.shape == (8, 12)
+            assert torch.equal(prediction.accuracy, (prediction.prediction == prediction.target).float().mean(dim=1))
+        else:
+            expected = (prediction.prediction - prediction.target).square().mean()
+            assert outputs.loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
     def test_prediction_is_in_pixels(self):
         """A model that predicts its normalised target exactly reconstructs the image."""

@@ -5,11 +5,11 @@ from typing import ClassVar, Literal
 from huggingface_hub.dataclasses import strict
 from transformers.models.vit.configuration_vit import ViTConfig
 
-from ...configuration_utils import MaskedPatchConfig
+from ...modules.target_config import MaskedTargetConfig
 
 
 @strict
-class MAEConfig(MaskedPatchConfig):
+class MAEConfig(MaskedTargetConfig):
     r"""Configuration of [`MAEModel`]. The defaults are the paper's ViT-B/16 on ImageNet at 224 pixels.
 
     Args:
@@ -21,7 +21,9 @@ class MAEConfig(MaskedPatchConfig):
         mask_kind, mask_ratio, mask_cell_size (*optional*, default to `"random"`, 0.75 and 32):
             The masks, see [`MaskedPatchConfig`]: three quarters of the patches, chosen uniformly.
         norm_pix_loss (`bool`, *optional*, defaults to `True`):
-            Whether the target of a patch is normalised by its own mean and variance.
+            Whether pixels, as the target of a patch, are normalised by their own mean and variance.
+        target_type (`str`, *optional*, defaults to `"pixels"`):
+            What is predicted; see [`MaskedTargetConfig`] for what else it can be.
         decoder_hidden_size (`int`, *optional*, defaults to 512): Width of the decoder.
         decoder_num_hidden_layers (`int`, *optional*, defaults to 8): Depth of the decoder.
         decoder_num_attention_heads (`int`, *optional*, defaults to 16): Attention heads of the decoder.

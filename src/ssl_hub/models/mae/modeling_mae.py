@@ -11,10 +11,10 @@ from torch import nn
 from transformers import initialization as init
 from transformers.models.vit.modeling_vit import ViTAttention, ViTLayer, ViTMLP, ViTPreTrainedModel
 
-from ...modeling_outputs import ReconstructionOutput, SSLLossOutput
-from ...modeling_utils import MaskedPatchModel, SSLForImageClassification
-from ...modules.losses import reconstruction_loss, to_float32
-from ...modules.masking import patchify, unpatchify
+from ...modeling_outputs import PatchPredictionOutput, ReconstructionOutput, SSLLossOutput
+from ...modeling_utils import MaskedTargetModel, SSLForImageClassification
+from ...modules.losses import reconstruction_loss, target_loss, to_float32
+from ...modules.masking import patchify, take_patches, unpatchify
 from ...modules.position_embeddings import resize_position_table
 from ...modules.vit import FixedPositionViTEmbeddings, FixedPositionViTModel, init_sincos_positions
 from .configuration_mae import MAEConfig
@@ -69,14 +69,15 @@ class MAEViTModel(FixedPositionViTModel):
 
 
 class MAEDecoder(ViTPreTrainedModel):
-    """Predicts the pixels of every patch from the encoded visible patches.
+    """Predicts the pixels of every patch, or another target, from the encoded visible patches.
 
     Args:
         config: the decoder's layers as a ViT's, see `MAEConfig.decoder_config`.
         encoder_hidden_size: width of the encoder's tokens.
+        size: values that are predicted of a patch.
     """
 
-    def __init__(self, config, encoder_hidden_size: int):
+    def __init__(self, config, encoder_hidden_size: int, size: int):
         super().__init__(config)
         num_patches = (config.image_size // config.patch_size) ** 2
         self.embed = nn.Linear(encoder_hidden_size, config.hidden_size)
@@ -84,7 +85,7 @@ class MAEDecoder(ViTPreTrainedModel):
         self.register_buffer("position_embeddings", torch.zeros(1, 1 + num_patches, config.hidden_size))
         self.layers = nn.ModuleList([ViTLayer(config) for _ in range(config.num_hidden_layers)])
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.predict_pixels = nn.Linear(config.hidden_size, config.patch_size**2 * config.num_channels)
+        self.predict_pixels = nn.Linear(config.hidden_size, size)
         _mark_linear_layers(self)
         self.post_init()
 
@@ -102,7 +103,7 @@ class MAEDecoder(ViTPreTrainedModel):
             grid_size: rows and columns of all patches, to which the positions are interpolated.
 
         Returns:
-            `torch.Tensor`: pixels `(B, num_patches, patch_size**2 * C)`.
+            `torch.Tensor`: pixels `(B, num_patches, patch_size**2 * C)`, or `(B, num_patches, size)` of another target.
         """
         hidden_states = self.embed(hidden_states)
         batch_size, _, width = hidden_states.shape
@@ -142,7 +143,7 @@ class MAEHead(nn.Module):
         return reconstruction_loss(prediction, (target - mean) / std, mask[..., None], power=2)
 
 
-class MAEModel(MaskedPatchModel):
+class MAEModel(MaskedTargetModel):
     """MAE (arXiv 2111.06377): `backbone` encodes the visible patches, `neck` decodes all of them, `head` is the loss."""
 
     config_class = MAEConfig
@@ -152,11 +153,16 @@ class MAEModel(MaskedPatchModel):
         self.backbone = MAEViTModel(config.backbone_config)
         decoder_config = config.decoder_config()
         decoder_config._attn_implementation = config._attn_implementation
-        self.neck = MAEDecoder(decoder_config, config.backbone_config.hidden_size)
+        self.neck = MAEDecoder(decoder_config, config.backbone_config.hidden_size, self.target_generator.size)
         self.head = MAEHead(config.backbone_config.patch_size, config.norm_pix_loss)
         self.post_init()
 
-    def loss(self, pixel_values: torch.Tensor, bool_masked_pos: torch.Tensor | None = None) -> SSLLossOutput:
+    def loss(
+        self,
+        pixel_values: torch.Tensor,
+        bool_masked_pos: torch.Tensor | None = None,
+        target_pixel_values: torch.Tensor | None = None,
+    ) -> SSLLossOutput:
         """`mode="loss"`: the reconstruction error of the removed patches.
 
         Args:
@@ -165,27 +171,43 @@ class MAEModel(MaskedPatchModel):
             bool_masked_pos (`torch.BoolTensor` of shape `(batch_size, num_patches)`, *optional*):
                 `True` where a patch is removed, as many in every image (as `config` says, if the model is compiled);
                 drawn as `config` says when not given.
+            target_pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, target_height, target_width)`, *optional*):
+                For targets that a network makes: the same crops as it takes them. Made from `pixel_values` when not
+                given.
         """
-        prediction, mask = self._reconstruct_patches(pixel_values, bool_masked_pos)
-        loss = self.head(prediction, pixel_values, mask)
+        prediction, mask, masked_patches = self._reconstruct_patches(pixel_values, bool_masked_pos)
+        if self.config.target_type == "pixels":
+            loss = self.head(prediction, pixel_values, mask)
+        else:
+            target = self.masked_targets(pixel_values, target_pixel_values, masked_patches)
+            loss = target_loss(take_patches(prediction, masked_patches), target)
         return SSLLossOutput(loss=loss, losses={"reconstruction": loss.detach()})
 
     @torch.no_grad()
-    def predict(self, pixel_values: torch.Tensor, bool_masked_pos: torch.Tensor | None = None) -> ReconstructionOutput:
-        """`mode="predict"`: the reconstruction in pixels. Takes what `mode="loss"` takes.
+    def predict(
+        self,
+        pixel_values: torch.Tensor,
+        bool_masked_pos: torch.Tensor | None = None,
+        target_pixel_values: torch.Tensor | None = None,
+    ) -> ReconstructionOutput | PatchPredictionOutput:
+        """`mode="predict"`: the reconstruction in pixels, or what is predicted of the removed patches if that is
+        something else. Takes what `mode="loss"` takes.
 
         With `norm_pix_loss` the model predicts normalised patches; mean and variance come from the image itself.
         """
-        prediction, mask = self._reconstruct_patches(pixel_values, bool_masked_pos)
+        prediction, mask, masked_patches = self._reconstruct_patches(pixel_values, bool_masked_pos)
+        if self.config.target_type != "pixels":
+            target = self.masked_targets(pixel_values, target_pixel_values, masked_patches)
+            return self.prediction_output(take_patches(prediction, masked_patches), target, mask)
         mean, std = self.head.patch_statistics(patchify(to_float32(pixel_values), self.config.patch_size))
         patches = to_float32(prediction) * std + mean
         pixels = unpatchify(patches, self.config.patch_size, self.config.num_channels, self.grid_size(pixel_values))
         return self.reconstruction_output(pixel_values, pixels, mask)
 
     def _reconstruct_patches(self, pixel_values, bool_masked_pos):
-        mask, visible_patches, _ = self.split_patches(pixel_values, bool_masked_pos)
+        mask, visible_patches, masked_patches = self.split_patches(pixel_values, bool_masked_pos)
         latent = self.backbone(pixel_values, visible_patches=visible_patches).last_hidden_state
-        return self.neck(latent, visible_patches, self.grid_size(pixel_values)), mask
+        return self.neck(latent, visible_patches, self.grid_size(pixel_values)), mask, masked_patches
 
 
 class MAEForImageClassification(SSLForImageClassification):
