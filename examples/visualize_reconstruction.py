@@ -46,10 +46,10 @@ def main():
 
     torch.manual_seed(args.seed)
     outputs = model(batch["pixel_values"], mode="predict")
-    if not isinstance(outputs, ReconstructionOutput):
+    if not isinstance(outputs, ReconstructionOutput) or outputs.reconstruction is None:
         raise ValueError(
-            f"{args.model_name_or_path} is a {type(model).__name__}, which predicts no pixels: give a masked-image model "
-            "such as MAE or SimMIM"
+            f"{args.model_name_or_path} is a {type(model).__name__}, which predicts nothing to see: give a masked-image "
+            "model such as MAE, SimMIM or MaskFeat"
         )
     originals = Normalize(config.image_mean, config.image_std).denormalize(batch["pixel_values"])
     pictures = (originals, outputs.masked_image, outputs.reconstruction)

@@ -38,22 +38,22 @@ class ReconstructionOutput(ModelOutput):
 
 
 @dataclass
-class PatchPredictionOutput(ModelOutput):
-    """Returned by `mode="predict"` of the masked-image models that predict tokens or features.
+class PatchPredictionOutput(ReconstructionOutput):
+    """Returned by `mode="predict"` of the masked-image models whose targets come from a generator.
 
     Args:
+        reconstruction, masked_image (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`):
+            The image with a picture of the prediction in place of the removed patches, and with these patches grey;
+            None where the target cannot be shown, such as tokens.
         prediction, target (`torch.LongTensor` of shape `(batch_size, num_masked)` or `torch.FloatTensor` of shape `(batch_size, num_masked, size)`):
-            Tokens, or features, of the removed patches, row by row.
+            Tokens, or vectors, of the removed patches, row by row.
         accuracy (`torch.FloatTensor` of shape `(batch_size,)`):
-            The share of an image's tokens that are predicted right; None for features.
-        mask (`torch.BoolTensor` of shape `(batch_size, num_patches)`):
-            `True` where a patch was removed, patches row by row.
+            The share of an image's tokens that are predicted right; None for vectors.
     """
 
     prediction: torch.Tensor | None = None
     target: torch.Tensor | None = None
     accuracy: torch.FloatTensor | None = None
-    mask: torch.BoolTensor | None = None
 
 
 @dataclass

@@ -335,14 +335,33 @@ class MaskedTargetModel(MaskedPatchModel):
         return take_patches(targets, masked_patches) if targets.ndim == 3 else targets.gather(1, masked_patches)
 
     def prediction_output(
-        self, prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor
+        self,
+        pixel_values: torch.Tensor,
+        prediction: torch.Tensor,
+        target: torch.Tensor,
+        mask: torch.Tensor,
+        masked_patches: torch.Tensor,
     ) -> PatchPredictionOutput:
-        """What `mode="predict"` returns, of predictions `(B, M, size)`, their targets, and the mask."""
-        if not self.target_generator.is_discrete:
+        """What `mode="predict"` returns, of predictions `(B, M, size)` and their targets, at the indices `(B, M)`."""
+        if self.target_generator.is_discrete:
+            tokens = prediction.argmax(dim=-1)
+            accuracy = (tokens == target).float().mean(dim=1)
+            return PatchPredictionOutput(prediction=tokens, target=target, accuracy=accuracy, mask=mask)
+        prediction = to_float32(prediction)
+        everywhere = prediction.new_zeros(*mask.shape, prediction.shape[2])
+        everywhere.scatter_(1, masked_patches[..., None].expand_as(prediction), prediction)
+        picture = self.target_generator.render(everywhere, pixel_values)
+        if picture is None:
             return PatchPredictionOutput(prediction=prediction, target=target, mask=mask)
-        tokens = prediction.argmax(dim=-1)
-        accuracy = (tokens == target).float().mean(dim=1)
-        return PatchPredictionOutput(prediction=tokens, target=target, accuracy=accuracy, mask=mask)
+        image = self.target_generator.denormalize(pixel_values)
+        masked_pixels = pixel_mask(mask, self.grid_size(pixel_values), self.config.patch_size)
+        return PatchPredictionOutput(
+            reconstruction=torch.where(masked_pixels, picture, image),
+            masked_image=image.masked_fill(masked_pixels, 0.5),
+            mask=mask,
+            prediction=prediction,
+            target=target,
+        )
 
 
 class MaskTokenModel(MaskedTargetModel):
@@ -401,7 +420,7 @@ class MaskTokenModel(MaskedTargetModel):
         """`mode="predict"`: what is predicted of the masked patches. Takes what `mode="loss"` takes."""
         mask, masked_patches, prediction = self._predict_patches(pixel_values, bool_masked_pos)
         target = self.masked_targets(pixel_values, target_pixel_values, masked_patches)
-        return self.prediction_output(prediction, target, mask)
+        return self.prediction_output(pixel_values, prediction, target, mask, masked_patches)
 
     def _predict_patches(self, pixel_values, bool_masked_pos):
         mask, _, masked_patches = self.split_patches(pixel_values, bool_masked_pos)

@@ -62,6 +62,14 @@ class TestMaskFeat(SSLModelTests):
         predictions = [model(x, mode="predict", **inputs).prediction for x in (images, changed)]
         assert torch.equal(*predictions)
 
+    def test_prediction_is_drawn_in_the_place_of_the_masked_patches(self):
+        model, inputs = self.model().eval(), self.loss_inputs(BATCH_SIZE)
+        outputs = model(self.one_view(), mode="predict", **inputs)
+        hidden = inputs["bool_masked_pos"].reshape(-1, 1, 4, 4).repeat_interleave(4, 2).repeat_interleave(4, 3)
+        image = model.target_generator.denormalize(self.one_view())
+        assert torch.equal(torch.where(hidden, 0.0, outputs.reconstruction), torch.where(hidden, 0.0, image))
+        assert torch.equal(outputs.masked_image, image.masked_fill(hidden, 0.5))
+
     def test_images_of_another_size(self):
         outputs = self.model()(torch.randn(2, 3, 24, 32), mode="predict")
         assert outputs.mask.shape == (2, 48) and outputs.prediction.shape == (2, 15, 108)

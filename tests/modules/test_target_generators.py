@@ -60,6 +60,27 @@ def test_hog_tells_orientations_apart():
     assert generator("hog", target_options={"cell_size": 4})(images()).shape == (2, 16, 3 * 9 * 4)
 
 
+@pytest.mark.parametrize("target_type", ["pixels", "normalized_pixels", "low_frequency_pixels"])
+def test_pixels_that_are_predicted_right_are_the_picture(target_type):
+    options = {"radius": 100} if "frequency" in target_type else {}
+    targets = generator(target_type, target_options=options, image_mean=[0.5, 0.4, 0.3], image_std=[0.2, 0.3, 0.4])
+    picture = torch.rand(2, 3, 32, 32)
+    mean, std = (torch.tensor(x)[:, None, None] for x in ([0.5, 0.4, 0.3], [0.2, 0.3, 0.4]))
+    pixel_values = (picture - mean) / std
+    assert torch.allclose(targets.render(targets(pixel_values), pixel_values), picture, atol=1e-5)
+
+
+def test_hog_is_drawn_along_the_edges():
+    targets = generator("hog", target_options={"cell_size": 4, "gaussian_window": 0})
+    stripes = (torch.arange(32) // 4 % 2).float().expand(1, 3, 32, 32)  # upright
+    for pixel_values, along in ((stripes, 2), (stripes.transpose(2, 3), 3)):
+        picture = targets.render(targets(pixel_values), pixel_values)
+        assert picture.shape == (1, 3, 32, 32) and picture.min() >= 0 and picture.max() <= 1
+        cell = picture[0, 0, 8:12, 8:12]
+        # the same along the edge but for the half bin that the angle of a bin's middle is off, changing across it
+        assert cell.std(dim=along - 2).mean() < 0.5 * cell.std(dim=3 - along).mean()
+
+
 def test_hog_that_does_not_fit():
     with pytest.raises(ValueError, match="a patch has 8 pixels a side, a cell 3"):
         generator("hog", target_options={"cell_size": 3})

@@ -54,7 +54,7 @@ def _plot_reconstruction(model: SSLModel, image_processor: BaseImageProcessor, d
             return False
         finally:
             model.train()
-    if not isinstance(outputs, ReconstructionOutput):
+    if not isinstance(outputs, ReconstructionOutput) or outputs.reconstruction is None:  # tokens cannot be shown
         return False
     normalize = Normalize(model.config.image_mean, model.config.image_std).to(model.device)
     plot_reconstruction(

@@ -323,7 +323,7 @@ class CAEModel(MaskedTargetModel):
         """`mode="predict"`: tokens of the removed patches, and how many are right. Takes what `mode="loss"` takes."""
         mask, masked_patches, prediction, _ = self._predict_patches(pixel_values, bool_masked_pos)
         target = self.masked_targets(pixel_values, target_pixel_values, masked_patches)
-        return self.prediction_output(prediction, target, mask)
+        return self.prediction_output(pixel_values, prediction, target, mask, masked_patches)
 
     def end_step(self, progress: Progress) -> None:
         # In the authors' code the teacher takes over the weights that the step started from: it is a step older.

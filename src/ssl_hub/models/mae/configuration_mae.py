@@ -21,7 +21,7 @@ class MAEConfig(MaskedTargetConfig):
         mask_kind, mask_ratio, mask_cell_size (*optional*, default to `"random"`, 0.75 and 32):
             The masks, see [`MaskedPatchConfig`]: three quarters of the patches, chosen uniformly.
         norm_pix_loss (`bool`, *optional*, defaults to `True`):
-            Whether pixels, as the target of a patch, are normalised by their own mean and variance.
+            Whether the pixels of a patch, as its target, are normalised by their own mean and variance.
         target_type (`str`, *optional*, defaults to `"pixels"`):
             What is predicted; see [`MaskedTargetConfig`] for what else it can be.
         decoder_hidden_size (`int`, *optional*, defaults to 512): Width of the decoder.

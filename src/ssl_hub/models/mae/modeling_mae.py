@@ -198,7 +198,8 @@ class MAEModel(MaskedTargetModel):
         prediction, mask, masked_patches = self._reconstruct_patches(pixel_values, bool_masked_pos)
         if self.config.target_type != "pixels":
             target = self.masked_targets(pixel_values, target_pixel_values, masked_patches)
-            return self.prediction_output(take_patches(prediction, masked_patches), target, mask)
+            prediction = take_patches(prediction, masked_patches)
+            return self.prediction_output(pixel_values, prediction, target, mask, masked_patches)
         mean, std = self.head.patch_statistics(patchify(to_float32(pixel_values), self.config.patch_size))
         patches = to_float32(prediction) * std + mean
         pixels = unpatchify(patches, self.config.patch_size, self.config.num_channels, self.grid_size(pixel_values))

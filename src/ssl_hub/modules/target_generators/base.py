@@ -47,6 +47,11 @@ class TargetGenerator:
         """
         raise NotImplementedError
 
+    def render(self, targets: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor | None:
+        """Pictures `(B, C, H, W)`, with values around [0, 1], of targets `(B, num_patches, size)` of these images; None
+        for targets that cannot be shown, such as tokens."""
+        return None
+
     def grid(self, pixel_values: torch.Tensor) -> tuple[int, int]:
         """The model's rows and columns of patches."""
         return pixel_values.shape[-2] // self.patch_size, pixel_values.shape[-1] // self.patch_size

@@ -3,7 +3,7 @@
 import torch
 
 from ..losses import to_float32
-from ..masking import patchify
+from ..masking import patchify, unpatchify
 from .base import TargetGenerator, normalize
 
 
@@ -21,6 +21,9 @@ class PixelTargets(TargetGenerator):
     def images(self, pixel_values: torch.Tensor) -> torch.Tensor:
         return pixel_values
 
+    def render(self, targets: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor:
+        return self.denormalize(unpatchify(targets, self.patch_size, self.num_channels, self.grid(pixel_values)))
+
 
 class NormalizedPixelTargets(PixelTargets):
     """Pixels, normalised by mean and variance of their own patch (MAE, arXiv 2111.06377)."""
@@ -28,8 +31,15 @@ class NormalizedPixelTargets(PixelTargets):
     @torch.no_grad()
     def __call__(self, pixel_values: torch.Tensor, target_pixel_values: torch.Tensor | None = None) -> torch.Tensor:
         patches = super().__call__(pixel_values)
-        mean, variance = patches.mean(dim=-1, keepdim=True), patches.var(dim=-1, keepdim=True)
-        return (patches - mean) / (variance + 1e-6).sqrt()
+        mean, std = self.statistics(patches)
+        return (patches - mean) / std
+
+    def render(self, targets: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor:
+        mean, std = self.statistics(super().__call__(pixel_values))
+        return super().render(targets * std + mean, pixel_values)
+
+    def statistics(self, patches: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return patches.mean(dim=-1, keepdim=True), (patches.var(dim=-1, keepdim=True) + 1e-6).sqrt()
 
 
 class LowFrequencyTargets(PixelTargets):
