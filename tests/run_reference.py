@@ -12,15 +12,17 @@ from pathlib import Path
 
 import torch
 from reference_case import Case
-from reference_parts import PARTS, UnsupportedCaseError
+from reference_parts import PARTS, FixedDropout, UnsupportedCaseError, compare_memory
+from torch import nn
 from transformers import AutoModel
 
 import ssl_hub  # noqa: F401 - registers the algorithms
 from ssl_hub.conversion import mmselfsup
 from ssl_hub.conversion.state_dicts import load_strictly
-from ssl_hub.models.mae.modeling_mae import MAEModel
-from ssl_hub.modules.masking import patchify, visible_patch_indices
 from ssl_hub.lifecycle import cosine_ramp
+from ssl_hub.models.mae.modeling_mae import MAEModel
+from ssl_hub.modules.clustering import cluster_weights
+from ssl_hub.modules.masking import patchify, visible_patch_indices
 
 TOLERANCE = 1e-5
 
@@ -116,7 +118,9 @@ def check_joint_embedding(case: Case) -> None:
         model.config.queue_size = 0
     elif "output/second_step.loss_total" in case:
         if "max_iters" in case.sidecar["runtime"]:
-            momentum = cosine_ramp(case.config["base_momentum"], 1.0, (steps + 1) / case.sidecar["runtime"]["max_iters"])
+            momentum = cosine_ramp(
+                case.config["base_momentum"], 1.0, (steps + 1) / case.sidecar["runtime"]["max_iters"]
+            )
         follow()
         loss("second_step.")
 
@@ -145,13 +149,97 @@ def check_swav_queue(case: Case, model, loss) -> None:
             case.compare("state", model.memory.vectors, case[f"after/{scenario}queue"])
 
 
+def check_deepcluster(case: Case) -> None:
+    def convert(state):
+        return mmselfsup.convert_state_dict("DeepCluster", state)
+
+    model = AutoModel.from_config(mmselfsup.convert_config(case.config)).train()
+    load_strictly(model, convert(case.under("state/")), new=("memory.",))
+    pixel_values, labels = case["input/0"], case["input/clustering_label"]
+    model.begin_run(max(len(labels), model.config.num_clusters))
+    model.memory.labels[: len(labels)] = labels
+    loss = model(pixel_values, mode="loss", indices=torch.arange(len(labels))).loss
+    loss.backward()
+    case.compare("losses", loss, case["output/loss_total"])
+    case.compare_gradients(model, convert)
+    compare_state(case, model, convert, case.under("after/"))
+
+    load_strictly(model, convert(case.under("state/")), new=("memory.",))
+    model.eval()
+    features = model(pixel_values)
+    case.compare("features", features.last_hidden_state, case["output/tensor.0"])
+    case.compare("features", model(pixel_values, mode="predict").logits, case["output/predict.head4"])
+
+
+def check_odc(case: Case) -> None:
+    """The loss in four conditions, then what the original does after a step, in its order."""
+
+    def convert(state):
+        return mmselfsup.convert_state_dict("ODC", state)
+
+    def restart(class_weights):
+        load_strictly(model, convert(case.under("state/")), new=("memory.",))
+        model.memory.class_weights.copy_(class_weights)
+        model.memory.features.copy_(case["memory/feature_bank"])
+        model.memory.labels.copy_(case["memory/label_bank"])
+
+    def loss(scenario):
+        outputs = model(case["input/0"], mode="loss", indices=case["input/sample_idx"])
+        case.compare("losses", outputs.loss, case[f"output/{scenario}loss_total"])
+        ratio = f"output/{scenario}loss.change_ratio"
+        if ratio in case:
+            case.compare("losses", outputs.losses["change_ratio"], case[ratio])
+        return outputs.loss
+
+    config = mmselfsup.convert_config(case.config)
+    model = AutoModel.from_config(config).train()
+    dropout, model.neck.drop = model.neck.drop, nn.Identity()
+    # Not begin_run, which refuses a dataset that is too small for its clusters.
+    model.memory.resize(len(case["memory/label_bank"]))
+    memory, uniform = model.memory, torch.ones(config.num_clusters)
+    restart(uniform)
+    loss("no_dropout.")
+    model.neck.drop = FixedDropout(case["random/dropout_keep"], dropout.p)
+    restart(case["state/loss_weight"])
+    loss("weighted.")
+    restart(uniform)
+    loss("").backward()
+    case.compare_gradients(model, convert)
+    after = case.under("after/")
+    compare_state(case, model, convert, {name: after[name] for name in after if name in case.under("state/")})
+    compare_memory(case, memory, "memory.")
+    before = {name: buffer.clone() for name, buffer in memory.named_buffers()}
+    loss("second_step.")
+    memory.load_state_dict(before)
+    memory.update_centroids()
+    compare_memory(case, memory, "update_centroids.")
+    memory.rebuild_small_clusters(config.min_cluster_size)
+    compare_memory(case, memory, "small_clusters.")
+    weights = cluster_weights(memory.sizes(), power=0.5)
+    case.compare("state", weights, case["after/reweight.loss_weight"])
+
+    restart(uniform)
+    model.eval()
+    case.compare("features", model(case["input/0"]).last_hidden_state, case["output/tensor.0"])
+    logits = model(case["input/0"], mode="predict").logits
+    case.compare("features", logits, case["output/predict.head4"])
+
+
+def compare_state(case: Case, model: nn.Module, convert, expected: dict[str, torch.Tensor]) -> None:
+    own = model.state_dict()
+    for name, tensor in convert(expected).items():
+        case.compare("state", own[name], tensor)
+
+
 ALGORITHMS = {
     "BarlowTwins": check_joint_embedding,
     "BYOL": check_joint_embedding,
+    "DeepCluster": check_deepcluster,
     "DenseCL": check_joint_embedding,
     "MAE": check_mae,
     "MoCo": check_joint_embedding,
     "MoCoV3": check_joint_embedding,
+    "ODC": check_odc,
     "SimCLR": check_joint_embedding,
     "SimSiam": check_joint_embedding,
     "SwAV": check_joint_embedding,

@@ -74,6 +74,14 @@ def sum_(tensor: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
+def broadcast_(tensor: torch.Tensor) -> torch.Tensor:
+    """Overwrites the tensors of all processes, in place, with that of the first one."""
+    if num_processes() > 1:
+        dist.broadcast(tensor, src=0)
+    return tensor
+
+
+@torch.no_grad()
 def shuffle_batch(batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Deals the samples of all processes anew, so that BatchNorm statistics cannot give a positive pair away.
 

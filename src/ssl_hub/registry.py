@@ -7,10 +7,12 @@ It lies beside `models/`, which imports transformers, so that `import ssl_hub` c
 ALGORITHMS = {
     "barlowtwins": "BarlowTwins",
     "byol": "BYOL",
+    "deepcluster": "DeepCluster",
     "densecl": "DenseCL",
     "mae": "MAE",
     "moco": "MoCo",
     "mocov3": "MoCoV3",
+    "odc": "ODC",
     "simclr": "SimCLR",
     "simsiam": "SimSiam",
     "swav": "SwAV",

@@ -7,10 +7,12 @@ import torch
 from ..configuration_utils import SSLConfig
 from ..models.barlowtwins.configuration_barlowtwins import BarlowTwinsConfig
 from ..models.byol.configuration_byol import BYOLConfig
+from ..models.deepcluster.configuration_deepcluster import DeepClusterConfig
 from ..models.densecl.configuration_densecl import DenseCLConfig
 from ..models.mae.configuration_mae import MAEConfig
 from ..models.moco.configuration_moco import MoCoConfig
 from ..models.mocov3.configuration_mocov3 import MoCoV3Config
+from ..models.odc.configuration_odc import ODCConfig
 from ..models.simclr.configuration_simclr import SimCLRConfig
 from ..models.simsiam.configuration_simsiam import SimSiamConfig
 from ..models.swav.configuration_swav import SwAVConfig
@@ -38,9 +40,18 @@ TEACHER_RULES = [
     (r"^(encoder_k|target_net|momentum_encoder)\.module\.1\.", "teacher.neck."),
 ]
 
+CLUSTER_RULES = [
+    (r"^head\.fc_cls\.", "head.classifier."),
+    (r"^loss_weight$", "memory.class_weights"),
+    (r"^memory_bank\.centroids$", "memory.centroids"),
+    (r"^backbone\.sobel_layer\.sobel\.0\.weight$", "sobel.grey"),
+    (r"^backbone\.sobel_layer\.sobel\.1\.weight$", "sobel.gradients"),
+]
+
 RULES = {
     "BarlowTwins": RESNET_RULES,
     "BYOL": [*TEACHER_RULES, *RESNET_RULES],
+    "DeepCluster": [*CLUSTER_RULES, *RESNET_RULES],
     "DenseCL": [
         (r"^queue$", "memory.global_queue.vectors"),
         (r"^queue_ptr$", "memory.global_queue.pointer"),
@@ -56,6 +67,7 @@ RULES = {
         *RESNET_RULES,
     ],
     "MoCoV3": [*TEACHER_RULES, *VIT_RULES, *RESNET_RULES],
+    "ODC": [*CLUSTER_RULES, *RESNET_RULES],
     "SimCLR": RESNET_RULES,
     "SimSiam": RESNET_RULES,
     "SwAV": [(r"^head\.loss\.prototypes\.", "head.prototypes."), *RESNET_RULES],
@@ -68,6 +80,10 @@ RULES = {
         *VIT_RULES,
     ],
 }
+
+# What has no place in ours, by algorithm: SwAV's BatchNorm is there under two names, the biases of the Sobel filter are
+# zero. A teacher's count of updates is a matter of the trainer.
+DROPPED = {"SwAV": r"neck\.bn\..*", "DeepCluster": r"backbone\.sobel_layer\.sobel\.\d\.bias"}
 
 # mmcls' ResNet: the kind of its blocks, and their numbers
 RESNET_DEPTHS = {
@@ -107,8 +123,7 @@ def convert_state_dict(algorithm: str, state_dict: dict[str, torch.Tensor]) -> d
     """
     if algorithm not in RULES:
         raise ValueError(f"no conversion of MMSelfSup's {algorithm!r}; there is one for {', '.join(RULES)}")
-    # A teacher's count of updates is a matter of the trainer; SwAV's BatchNorm is there under two names.
-    dropped = r"neck\.bn\..*" if algorithm == "SwAV" else r".*\.steps"
+    dropped = DROPPED.get(algorithm, r".*\.steps")
     kept = {key: tensor for key, tensor in state_dict.items() if not re.fullmatch(dropped, key)}
     return turn_queues(rename_keys(kept, RULES[algorithm]))
 
@@ -182,6 +197,28 @@ def _byol_config(config: dict) -> BYOLConfig:
         teacher_base_momentum=config.get("base_momentum", 0.996),
         **_joint_embedding_fields(config),
     )
+
+
+def _deepcluster_config(config: dict) -> DeepClusterConfig:
+    sobel = config["backbone"]["type"] == "ResNetSobel"
+    backbone = {**config["backbone"], "in_channels": 2} if sobel else config["backbone"]
+    return DeepClusterConfig(backbone_config=_resnet_fields(backbone), sobel=sobel, **_cluster_fields(config))
+
+
+def _odc_config(config: dict) -> ODCConfig:
+    neck, memory = config["neck"], config["memory_bank"]
+    return ODCConfig(
+        backbone_config=_resnet_fields(config["backbone"]),
+        projection_hidden_size=neck["hid_channels"],
+        projection_size=neck["out_channels"],
+        bank_momentum=memory.get("momentum", 0.5),
+        min_cluster_size=memory.get("min_cluster", 20),
+        **_cluster_fields(config),
+    )
+
+
+def _cluster_fields(config: dict) -> dict:
+    return {"num_clusters": config["head"]["num_classes"], "weighted_mean": False, **_normalisation(config)}
 
 
 def _densecl_config(config: dict) -> DenseCLConfig:
@@ -272,10 +309,12 @@ def _normalisation(config: dict) -> dict:
 CONFIG_CONVERTERS = {
     "BarlowTwins": _barlowtwins_config,
     "BYOL": _byol_config,
+    "DeepCluster": _deepcluster_config,
     "DenseCL": _densecl_config,
     "MAE": _mae_config,
     "MoCo": _moco_config,
     "MoCoV3": _mocov3_config,
+    "ODC": _odc_config,
     "SimCLR": _simclr_config,
     "SimSiam": _simsiam_config,
     "SwAV": _swav_config,

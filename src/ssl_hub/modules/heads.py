@@ -12,3 +12,14 @@ class PredictorHead(nn.Module):
 
     def forward(self, projections):
         return self.predictor(projections)
+
+
+class ClassifierHead(nn.Module):
+    """Holds a linear `classifier`, which starts from N(0, 0.01) and zero."""
+
+    def __init__(self, hidden_size: int, num_classes: int):
+        super().__init__()
+        self.classifier = nn.Linear(hidden_size, num_classes)
+
+    def forward(self, features):
+        return self.classifier(features)
