@@ -354,7 +354,7 @@ class ClusteringModel(SSLModel):
 
     @property
     def cluster_labels(self) -> torch.Tensor | None:
-        return None if self.memory.labels is None else self.memory.labels.cpu()
+        return None if self.memory.labels is None else self.memory.labels.to("cpu", copy=True)
 
     def begin_run(self, num_samples: int | None) -> None:
         if num_samples is None:
