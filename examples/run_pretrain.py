@@ -16,7 +16,8 @@ from transformers.utils.logging import disable_progress_bar
 from ssl_hub.data.datasets import load_image_dataset
 from ssl_hub.hub.publishing import PublishError
 from ssl_hub.training.arguments import parse_arguments
-from ssl_hub.training.trainer import NonFiniteLossError, SSLTrainer
+from ssl_hub.training.run_log import NonFiniteLossError
+from ssl_hub.training.trainer import SSLTrainer
 
 
 def main():
@@ -54,8 +55,9 @@ def main():
         train_dataset,
         recipe.views,
         eval_dataset,
+        recipe.evaluation,
         recipe_name=recipe.name,
-        dataset_name=data_args.dataset_name,
+        data_args=data_args,
     )
     trainer.train()
 
@@ -63,6 +65,6 @@ def main():
 if __name__ == "__main__":
     try:
         main()
-    # What a user can mend; a traceback would bury what the message says. Anything else is a bug and keeps its own.
+    # User errors: a traceback would bury what the message says. Anything else is a bug and keeps its own.
     except (ValueError, OSError, PublishError, NonFiniteLossError) as error:
         sys.exit(f"error: {error}")

@@ -184,6 +184,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def commit(self, repo_id, revision):
         tree = dict(self._tree(repo_id, revision)[1])
+        answer = {"success": True}
+        if "create_pr=1" in self.path:
+            number = 1 + sum(branch.startswith("refs/pr/") for branch in self._branches(repo_id))
+            revision = f"refs/pr/{number}"
+            self._branches(repo_id)[revision] = []
+            answer["pullRequestUrl"] = f"{self.server.endpoint}/{repo_id}/discussions/{number}"
         for line in self.body.splitlines():
             key, value = (item := json.loads(line))["key"], item["value"]
             if key == "file":
@@ -206,7 +212,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.repos[repo_id][revision].append(tree)
         sha = self._tree(repo_id, revision)[0]
         url = f"{self.server.endpoint}/{repo_id}/commit/{sha}"
-        return 200, {}, {"success": True, "commitUrl": url, "commitOid": sha}
+        return 200, {}, answer | {"commitUrl": url, "commitOid": sha}
 
     # ------------------------------------------------------------------ download
 

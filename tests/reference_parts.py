@@ -40,7 +40,7 @@ def check_module(case: Case, module: nn.Module, run, convert=lambda state: state
         run: called with the inputs by their names; returns the output, or a dict of outputs by their names.
         convert: renames a state dict.
     """
-    load_strictly(module, convert(case.under("state/")))
+    load_strictly(module.to(case.dtype), convert(case.under("state/")))
     inputs = {name: tensor for name, tensor in case.under("input/").items() if not name.startswith("cotangent.")}
     for mode in ("eval", "train"):
         module.train(mode == "train")
@@ -57,7 +57,7 @@ def check_module(case: Case, module: nn.Module, run, convert=lambda state: state
     case.compare_gradients(module, convert)
     state = module.state_dict()
     for name, expected in convert(case.under("after/")).items():
-        case.compare("state", state[name], expected)
+        case.compare_state(name, state[name], expected)
 
 
 def pooled(features: torch.Tensor) -> torch.Tensor:
@@ -74,7 +74,7 @@ def nonlinear_neck(fields: dict) -> NonLinearNeck:
         bias=fields.get("with_bias", False),
         last_bias=fields.get("with_last_bias", False),
         last_batchnorm=fields.get("with_last_bn", True),
-        last_affine=fields.get("with_last_bn_affine", True),
+        last_batchnorm_affine=fields.get("with_last_bn_affine", True),
     )
 
 
@@ -106,14 +106,18 @@ def check_densecl_neck(case: Case) -> None:
 
 def check_swav_neck(case: Case) -> None:
     """One map for each resolution of crops."""
-    if case.config["hid_channels"] == 0 or not case.config.get("with_l2norm", True):
-        raise UnsupportedCaseError
-    neck = SwAVNeck(SwAVConfig(**projector_fields(case)), case.config["in_channels"])
+    linear = case.config["hid_channels"] == 0
+    fields = {"projection_size": case.config["out_channels"]} if linear else projector_fields(case)
+    neck = SwAVNeck(SwAVConfig(mlp_projector=not linear, **fields), case.config["in_channels"])
 
     def convert(state):  # the same BatchNorm is there under two names
         return {name.replace("bn.", "projection_neck.1."): tensor for name, tensor in state.items()}
 
-    check_module(case, neck, lambda **maps: normalize(neck(torch.cat([pooled(x) for x in maps.values()]))), convert)
+    def run(**maps):
+        projections = neck(torch.cat([pooled(x) for x in maps.values()]))
+        return normalize(projections) if case.config.get("with_l2norm", True) else projections
+
+    check_module(case, neck, run, convert)
 
 
 class FixedDropout(nn.Module):
@@ -131,7 +135,7 @@ def compare_memory(case: Case, memory: nn.Module, stage: str) -> None:
     names = {"feature_bank": memory.features, "label_bank": memory.labels, "centroids": memory.centroids}
     for name, buffer in names.items():
         if f"after/{stage}{name}" in case:
-            case.compare("state", buffer, case[f"after/{stage}{name}"])
+            case.compare("features", buffer, case[f"after/{stage}{name}"])
 
 
 def check_odc_neck(case: Case) -> None:
@@ -150,8 +154,13 @@ def check_avgpool_neck(case: Case) -> None:
 
 def check_sobel(case: Case) -> None:
     sobel = Sobel()
-    sobel.init_buffers()
-    check_module(case, sobel, lambda x: sobel(x), convert=lambda state: sobel.state_dict())
+
+    def convert(state):
+        renamed = {f"backbone.sobel_layer.{name}": tensor for name, tensor in state.items()}
+        state = mmselfsup.convert_state_dict("DeepCluster", renamed)
+        return {name.removeprefix("sobel."): tensor for name, tensor in state.items()}
+
+    check_module(case, sobel, lambda x: sobel(x), convert)
 
 
 def check_cls_head(case: Case) -> None:
@@ -307,7 +316,7 @@ def check_updates(case: Case, momentum) -> None:
         student["module"].load_state_dict(case.under(f"input/source{update}."))
         teacher.follow(student, momentum(update) if update > 0 else 0.0)
         for name, parameter in teacher.named_parameters():
-            case.compare("state", parameter, case[f"after/update{update}.{name}"])
+            case.compare_state(name, parameter, case[f"after/update{update}.{name}"])
 
 
 def check_resnet(case: Case) -> None:
@@ -315,9 +324,8 @@ def check_resnet(case: Case) -> None:
         state = mmselfsup.convert_state_dict("SimCLR", {f"backbone.{key}": tensor for key, tensor in state.items()})
         return {key.removeprefix("backbone."): tensor for key, tensor in state.items()}
 
-    config = mmselfsup.convert_config(
-        {"type": "SimCLR", "backbone": case.config, "neck": {"out_channels": 1}, "head": {}}
-    )
+    neck = {"type": "NonLinearNeck", "in_channels": 1, "hid_channels": 1, "out_channels": 1}
+    config = mmselfsup.convert_config({"type": "SimCLR", "backbone": case.config, "neck": neck, "head": {}})
     backbone = build_backbone(config.backbone_config)
     # the first map is that before the max-pooling, which a transformers model does not return
     stem = []

@@ -1,21 +1,13 @@
 """N processes must give the loss and the gradients of one process that has the whole batch."""
 
 import pytest
-import test_barlowtwins
-import test_byol
-import test_densecl
-import test_mae
-import test_moco
-import test_mocov3
-import test_simclr
-import test_simsiam
-import test_swav
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from joint_embedding_common import BACKBONES
+from clustering_common import ClusteringTests, table
+from joint_embedding_common import BACKBONES, JointEmbeddingTests
 from safetensors.torch import load_file, save_file
-from test_modeling_common import BATCH_SIZE
+from test_modeling_common import BATCH_SIZE, find_test_class
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -28,27 +20,23 @@ from ssl_hub.distributed import (
     unshuffle_batch,
 )
 from ssl_hub.lifecycle import Progress
+from ssl_hub.registry import ALGORITHMS
 
-ALGORITHMS = {
-    "barlowtwins": test_barlowtwins.TestBarlowTwins,
-    "byol": test_byol.TestBYOL,
-    "densecl": test_densecl.TestDenseCL,
-    "mae": test_mae.TestMAE,
-    "moco": test_moco.TestMoCo,
-    "mocov3": test_mocov3.TestMoCoV3,
-    "simclr": test_simclr.TestSimCLR,
-    "simsiam": test_simsiam.TestSimSiam,
-    "swav": test_swav.TestSwAV,
-}
-# BatchNorm in the backbone too; MoCo and DenseCL do not synchronise it, so they cannot equal one process then.
-WITH_RESNET = ("barlowtwins", "byol", "simclr", "simsiam", "swav")
+TEST_CLASSES = {model_type: find_test_class(model_type) for model_type in ALGORITHMS}
+# With BatchNorm in the backbone too. Models that do not synchronise it cannot equal one process then.
+WITH_RESNET = [
+    name
+    for name, test_class in TEST_CLASSES.items()
+    if test_class.model_class.sync_batchnorm and issubclass(test_class, JointEmbeddingTests | ClusteringTests)
+]
+CLUSTERING = [name for name, test_class in TEST_CLASSES.items() if issubclass(test_class, ClusteringTests)]
 CASES = [*((name, False) for name in ALGORITHMS), *((name, True) for name in WITH_RESNET)]
 
 
 def build_model(name, with_resnet):
     """In double precision, so that an error of 1e-5 is an error, not rounding."""
     overrides = {"backbone_config": BACKBONES["resnet"]} if with_resnet else {}
-    model = ALGORITHMS[name]().model(**overrides).double().train()
+    model = TEST_CLASSES[name]().model(**overrides).double().train()
     if name == "swav":  # with a full queue
         model.memory.vectors = nn.functional.normalize(torch.randn_like(model.memory.vectors), dim=2)
     return model
@@ -56,7 +44,7 @@ def build_model(name, with_resnet):
 
 def run_steps(model, name, part, module):
     """Two losses, so that a queue holds what the first one put in; gradients of the second, and the state after it."""
-    test_class = ALGORITHMS[name]
+    test_class = TEST_CLASSES[name]
     images = test_class.images()
     images = [view[part].double() for view in images] if isinstance(images, list) else images[part].double()
     inputs = {key: value[part] for key, value in test_class.loss_inputs(BATCH_SIZE).items()}
@@ -89,8 +77,22 @@ def run_process(rank, world_size, folder):
             {key: value.contiguous() for key, value in results.items()},
             folder / f"{name}-{with_resnet}-{rank}.safetensors",
         )
+    for name in CLUSTERING:
+        save_file(cluster(name), folder / f"clusters-{name}-{rank}.safetensors")
     save_file(check_primitives(rank, world_size), folder / f"primitives-{rank}.safetensors")
     dist.destroy_process_group()
+
+
+def cluster(name):
+    """What `begin_epoch` makes of the features of a dataset, with an unreadable image, and what a step makes of that."""
+    model = TEST_CLASSES[name]().model().double().train()
+    model.begin_run(40)
+    torch.manual_seed(7)
+    weights = model.begin_epoch(Progress(0, 10, 5), table(unknown=[3]))
+    if name == "odc":  # with clusters to dissolve and to split
+        model.memory.labels[model.memory.labels == 0] = 1
+    model.end_step(Progress(1, 10))
+    return {"weights": weights, **{key: tensor.contiguous() for key, tensor in model.state_dict().items()}}
 
 
 def check_primitives(rank, world_size):
@@ -134,6 +136,18 @@ def test_as_many_processes_as_one(processes, name, with_resnet):
                 continue
             error = (results[key] - value).norm()
             assert error <= 1e-5 * value.norm() + 1e-9, f"{key} on process {rank}: {error} of {value.norm()}"
+
+
+@pytest.mark.parametrize("name", CLUSTERING)
+def test_as_many_processes_cluster_as_one(processes, name):
+    world_size, folder = processes
+    expected = cluster(name)
+    assert (expected["memory.labels"] >= 0).sum() == 39 and len(expected["memory.labels"].unique()) == 5
+    for rank in range(world_size):
+        results = load_file(folder / f"clusters-{name}-{rank}.safetensors")
+        assert results.keys() == expected.keys()
+        for key, value in expected.items():
+            assert torch.allclose(results[key], value, rtol=1e-12, atol=1e-14), f"{key} on process {rank}"
 
 
 def test_primitives(processes):

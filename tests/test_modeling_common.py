@@ -1,5 +1,7 @@
 """What every algorithm must do. A test class of an algorithm inherits `SSLModelTests` and says what is asked below."""
 
+import importlib
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -21,6 +23,14 @@ from ssl_hub.lifecycle import FeatureTable, Progress
 from ssl_hub.modules.backbones import backbone_hidden_size
 
 BATCH_SIZE = 8
+
+
+def find_test_class(model_type: str) -> type["SSLModelTests"]:
+    """The test class of an algorithm, in the file that is named after it."""
+    module = importlib.import_module(f"test_{model_type}")
+    classes = [each for each in vars(module).values() if isinstance(each, type) and issubclass(each, SSLModelTests)]
+    (found,) = (each for each in classes if getattr(each, "config_class", None) is not None)
+    return found
 
 
 def shared_state(model):
@@ -189,14 +199,17 @@ class SSLModelTests:
     # Training
 
     def test_gradient_checkpointing_changes_nothing(self):
-        gradients = []
+        images, gradients = self.images(), []
+        images = images.double() if isinstance(images, torch.Tensor) else [view.double() for view in images]
         for enable in (False, True):
-            model = self.model().train()
+            model = self.model().double().train()
             if enable:
                 model.gradient_checkpointing_enable()
-            model(self.images(), mode="loss", **self.loss_inputs(BATCH_SIZE)).loss.backward()
+            loss = model(images, mode="loss", **self.loss_inputs(BATCH_SIZE)).loss
+            assert loss.dtype == torch.float64
+            loss.backward()
             gradients.append([p.grad for p in model.parameters() if p.grad is not None])
-        assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(*gradients, strict=True))
+        assert all(torch.allclose(a, b, rtol=1e-9, atol=1e-12) for a, b in zip(*gradients, strict=True))
 
     def test_bf16_autocast(self):
         exact = self.model().train()(self.images(), mode="loss", **self.loss_inputs(BATCH_SIZE)).loss
@@ -207,6 +220,15 @@ class SSLModelTests:
         assert loss.dtype == torch.float32
         assert loss.item() == pytest.approx(exact.item(), rel=0.03, abs=0.02)
         assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+    def test_a_compiled_step_is_one_graph_compiled_once(self):
+        model, inputs = self.model().train(), self.loss_inputs(BATCH_SIZE)
+        torch._dynamo.reset()
+        step = torch.compile(model, backend="eager", fullgraph=True)
+        for number in range(3):
+            model.begin_step(Progress(number, 3, 1))
+            with torch._dynamo.config.patch(error_on_recompile=number > 0):
+                step(self.images(), mode="loss", **inputs).loss.backward()
 
     def test_hooks(self):
         """In the order of a run, and that the scheduled values of a loaded model are those of a run's end."""

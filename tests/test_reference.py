@@ -10,7 +10,9 @@ from safetensors.torch import load_file, save_file
 
 CASES = Path(__file__).parent / "fixtures" / "reference"
 NAMES = {
-    *("mae_a", "simclr_a", "simsiam_a", "barlowtwins_a", "swav_a"),
+    *("mae_a", "simclr_a", "byol_a", "simsiam_a", "barlowtwins_a", "swav_a", "mocov2_a", "mocov3_a", "densecl_a"),
+    *("deepcluster_a", "odc_a", "sobel", "odc_memory", "reweight", "neck_odc", "neck_avgpool"),
+    *("head_cls", "loss_cross_entropy_class_weight"),
     *(
         "backbone_vit",
         "neck_mae_decoder",
@@ -19,6 +21,7 @@ NAMES = {
         "neck_densecl",
         "neck_densecl_grid",
         "neck_swav",
+        "neck_swav_linear",
     ),
     *(f"neck_nonlinear_{of}" for of in ("allbias", "barlow", "byol", "predictor", "simclr", "simsiam", "vit")),
     *("head_mae", "head_mae_normpix", "head_contrastive", "head_latent_predict", "head_cross_correlation"),
@@ -58,6 +61,12 @@ def test_every_case_agrees(capsys):
         ("parts/ema_constant", "after/update2.module.0.weight"),
         ("parts/cosine_ema", "output/momentum"),
         ("parts/sinkhorn", "output/b"),
+        ("deepcluster_a", "state/head.fc_cls.weight"),
+        ("odc_a", "after/update_centroids.centroids"),
+        ("odc_a", "output/weighted.loss_total"),
+        ("parts/odc_memory", "after/small_clusters.centroids"),
+        ("parts/sobel", "output/eval.out"),
+        ("parts/reweight", "output/weight"),
     ],
 )
 def test_a_changed_tensor_is_noticed(tmp_path, capsys, case, tensor):
@@ -69,6 +78,68 @@ def test_a_changed_tensor_is_noticed(tmp_path, capsys, case, tensor):
     save_file(tensors, tmp_path / f"{name}.safetensors")
     assert run_reference.main(tmp_path) == 1
     assert f"OFF {name}" in capsys.readouterr().out
+
+
+def altered_case(folder, name, change) -> Path:
+    """A copy of a case after `change(tensors, sidecar)`."""
+    tensors = load_file(CASES / f"{name}.safetensors")
+    sidecar = json.loads((CASES / f"{name}.json").read_text())
+    change(tensors, sidecar)
+    save_file(tensors, folder / f"{name}.safetensors")
+    (folder / f"{name}.json").write_text(json.dumps(sidecar))
+    return folder
+
+
+@pytest.mark.parametrize("name", ["simsiam_a", "simclr_a", "mae_a"])
+def test_ten_times_the_recorded_rounding_is_no_difference(tmp_path, name):
+    """Another processor rounds otherwise, as far from the exact values as the recorded numbers are."""
+
+    def change(tensors, sidecar):
+        exact = sidecar["float64"]
+        loss = 1 + 10 * exact["total_rel_diff_to_float32"]
+        gradient = 1 + 10 * max(entry["rel_l2_diff"] for entry in exact["grads"].values())
+        for key in tensors:
+            if key.startswith("output/") and "loss" in key:
+                tensors[key] *= loss
+            elif key.startswith("grad/"):
+                tensors[key] *= gradient
+        sidecar["grad_norms"] = {key: norm and norm * gradient for key, norm in sidecar["grad_norms"].items()}
+
+    assert run_reference.main(altered_case(tmp_path, name, change)) == 0
+
+
+@pytest.mark.parametrize("name", ["simsiam_a", "byol_a", "mae_a", "mocov3_a"])
+def test_a_gradient_off_by_a_thousandth_is_noticed(tmp_path, capsys, name):
+    def change(tensors, sidecar):
+        norms, exact = sidecar["grad_norms"], sidecar["float64"]["grads"]
+        parameter = next(key for key, norm in norms.items() if norm and norm > 1e-2 and key not in exact)
+        norms[parameter] *= 1.001
+
+    assert run_reference.main(altered_case(tmp_path, name, change)) == 1
+    assert f"OFF {name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["simsiam_a", "byol_a", "mae_a", "mocov3_a"])
+def test_double_precision_is_compared_in_double_precision(tmp_path, capsys, name):
+    """A constant in float32 makes a difference of about 1e-8."""
+
+    def change_loss(tensors, sidecar):
+        sidecar["float64"]["total"] *= 1 + 1e-9
+
+    def change_gradient(tensors, sidecar):
+        next(iter(sidecar["float64"]["grads"].values()))["norm64"] *= 1 + 1e-9
+
+    for change in (change_loss, change_gradient):
+        assert run_reference.main(altered_case(tmp_path, name, change)) == 1
+        assert f"OFF {name}" in capsys.readouterr().out
+
+
+def test_integers_are_exact(tmp_path, capsys):
+    def change(tensors, sidecar):
+        tensors["after/backbone.bn1.num_batches_tracked"] += 1
+
+    assert run_reference.main(altered_case(tmp_path, "simsiam_a", change)) == 1
+    assert "OFF simsiam_a" in capsys.readouterr().out
 
 
 def test_a_case_that_cannot_be_run_is_off(tmp_path, capsys):

@@ -33,7 +33,7 @@ _PUBLIC = {
 }
 for _model_type in ALGORITHMS:
     _PUBLIC |= {name: f"models.{module}" for name, module in class_modules(_model_type).items()}
-__all__ = [*_PUBLIC, "__version__"]  # noqa: PLE0604 - names only
+__all__ = [*_PUBLIC, "__version__"]
 
 
 def __getattr__(name: str):

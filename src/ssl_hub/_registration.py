@@ -25,6 +25,11 @@ def register_algorithms() -> None:
 
 def _register_configs() -> None:
     importlib.import_module("ssl_hub.models.auto").register_configs()
+    importlib.import_module("ssl_hub.configuration_utils").SSLConfig.push_model = staticmethod(_push_model)
+
+
+def _push_model(*args, **kwargs):
+    return importlib.import_module("ssl_hub.hub.publishing").push_model(*args, **kwargs)
 
 
 class _RegisterAfterImport(importlib.abc.MetaPathFinder):

@@ -32,6 +32,8 @@ class SSLConfig(PreTrainedConfig):
     paper: ClassVar[str | None] = None
     # Set by models/auto.py; called with the configuration's class.
     register_models: ClassVar[Callable | None] = None
+    # Set by the package, as hub/ lies above the models; called with a model and the arguments of its `push_to_hub`.
+    push_model: ClassVar[Callable | None] = None
 
     backbone_config: dict | PreTrainedConfig | None = None
     image_size: int | None = None
@@ -86,10 +88,11 @@ def resnet50_config() -> PreTrainedConfig:
 
 
 def check_positive(config: PreTrainedConfig, *names: str) -> None:
-    """Raises `ValueError` unless these fields of a configuration are above zero."""
+    """Raises `ValueError` unless these fields of a configuration are above zero, or `None`."""
     for name in names:
-        if not getattr(config, name) > 0:
-            raise ValueError(f"{name} must be positive, got {getattr(config, name)}")
+        value = getattr(config, name)
+        if value is not None and not value > 0:
+            raise ValueError(f"{name} must be positive, got {value}")
 
 
 def check_momentum(config: PreTrainedConfig, name: str) -> None:
@@ -120,6 +123,60 @@ class JointEmbeddingConfig(SSLConfig):
     @classmethod
     def default_backbone_config(cls) -> PreTrainedConfig:
         return resnet50_config()
+
+
+@strict
+class ProjectorConfig(JointEmbeddingConfig):
+    r"""Base of the configurations of algorithms whose projector is a `NonLinearNeck`: linear layers, with BatchNorm and
+    ReLU between them.
+
+    Args:
+        projection_num_layers (`int`, *optional*, defaults to 2): Linear layers of the projector.
+        projection_bias (`bool`, *optional*, defaults to `False`):
+            Whether the projector's linear layers before the last one have a bias.
+        projection_last_bias (`bool`, *optional*, defaults to `False`): Whether the last one has.
+        projection_last_batchnorm (`bool`, *optional*, defaults to `True`): Whether BatchNorm follows the last one.
+        projection_last_batchnorm_affine (`bool`, *optional*, defaults to `True`):
+            Whether that BatchNorm has weight and bias.
+    """
+
+    projection_num_layers: int = 2
+    projection_bias: bool = False
+    projection_last_bias: bool = False
+    projection_last_batchnorm: bool = True
+    projection_last_batchnorm_affine: bool = True
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        check_positive(self, "projection_num_layers")
+
+
+@strict
+class PredictorConfig(ProjectorConfig):
+    r"""Base of the configurations of algorithms that have a second `NonLinearNeck`, which predicts a projection from
+    another.
+
+    Args:
+        predictor_hidden_size (`int`, *optional*, defaults to 4096): Width of the predictor's hidden layers.
+        predictor_num_layers (`int`, *optional*, defaults to 2): Linear layers of the predictor.
+        predictor_bias (`bool`, *optional*, defaults to `False`):
+            Whether the predictor's linear layers before the last one have a bias.
+        predictor_last_bias (`bool`, *optional*, defaults to `False`): Whether the last one has.
+        predictor_last_batchnorm (`bool`, *optional*, defaults to `True`): Whether BatchNorm follows the last one.
+        predictor_last_batchnorm_affine (`bool`, *optional*, defaults to `True`):
+            Whether that BatchNorm has weight and bias.
+    """
+
+    predictor_hidden_size: int = 4096
+    predictor_num_layers: int = 2
+    predictor_bias: bool = False
+    predictor_last_bias: bool = False
+    predictor_last_batchnorm: bool = True
+    predictor_last_batchnorm_affine: bool = True
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        check_positive(self, "predictor_hidden_size", "predictor_num_layers")
 
 
 @strict

@@ -1,6 +1,7 @@
 """The base of every algorithm: three modes behind one `forward`, and the life-cycle hooks that a trainer calls."""
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import ClassVar
@@ -42,7 +43,8 @@ class SSLPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
 
-    def _check_pixel_values(self, pixel_values: torch.Tensor) -> None:
+    def check_pixel_values(self, pixel_values: torch.Tensor) -> None:
+        """Raises `ValueError` unless `pixel_values` are a batch of images `(B, C, H, W)` for this model."""
         channels = self.config.num_channels
         if pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
             raise ValueError(
@@ -56,7 +58,7 @@ class SSLPreTrainedModel(PreTrainedModel):
         return pixel_values
 
     def _backbone_features(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
-        self._check_pixel_values(pixel_values)
+        self.check_pixel_values(pixel_values)
         # The backbone reads its own configuration; a user sets these on ours. Passed on only where they are asked for:
         # not every backbone takes both.
         for name in ("output_hidden_states", "output_attentions"):
@@ -112,7 +114,32 @@ class SSLModel(SSLPreTrainedModel):
         super().post_init()
         if hasattr(self, "teacher") and not any(parameter.is_meta for parameter in self.parameters()):
             self.teacher.follow(self, momentum=0.0)  # only now are student and teacher initialised
+        # A shared model is complete without it: loading one initialises it without a warning.
+        self._keys_to_ignore_on_load_missing.update(f"^{re.escape(prefix)}" for prefix in self.training_state)
         self.freeze()
+
+    def push_to_hub(self, repo_id: str, **options) -> str:
+        """Shares the model on the Hub: the whole method, its backbone, the image processor and a model card.
+
+        Args:
+            repo_id: "owner/name", or "name" for your own namespace; created if it does not exist.
+            options: those of [`ssl_hub.hub.publishing.push_model`], named as in transformers: `commit_message`,
+                `commit_description`, `private`, `token`, `revision`, `create_pr`, `max_shard_size`, `tags`; and
+                `image_processor`, by default made from the configuration.
+
+        Returns:
+            The URL of the repository, or of the pull request.
+        """
+        return SSLConfig.push_model(self, repo_id, **options)
+
+    def save_pretrained(self, save_directory, *args, push_to_hub: bool = False, **kwargs) -> None:
+        """As in transformers, but for `push_to_hub=True`, which would upload an incomplete repository."""
+        if push_to_hub:
+            raise ValueError(
+                "save_pretrained(push_to_hub=True) would upload the weights without backbone/, image processor and model "
+                "card: call push_to_hub(repo_id)"
+            )
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     def freeze(self) -> None:
         """Makes untrainable what the algorithm does not train; called after every construction and loading."""
@@ -244,20 +271,18 @@ class JointEmbeddingModel(SSLModel):
 
     def project(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """The student's projections `(B, projection_size)` of one view, not normalised."""
-        return self._in_chunks(lambda images: self.neck(self.pooled_features(self.backbone, images)), pixel_values)
+        return self.in_chunks(lambda images: self.neck(self.pooled_features(self.backbone, images)), pixel_values)
 
     @torch.no_grad()
     def teacher_project(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """The teacher's projections `(B, projection_size)` of one view, without a gradient."""
         teacher = self.teacher
-        return self._in_chunks(
-            lambda images: teacher.neck(self.pooled_features(teacher.backbone, images)), pixel_values
-        )
+        return self.in_chunks(lambda images: teacher.neck(self.pooled_features(teacher.backbone, images)), pixel_values)
 
     def pooled_features(self, backbone: PreTrainedModel, pixel_values: torch.Tensor) -> torch.Tensor:
         return pool_features(run_backbone(backbone, pixel_values), self.config.pooling)
 
-    def _in_chunks(self, function: Callable, pixel_values: torch.Tensor):
+    def in_chunks(self, function: Callable, pixel_values: torch.Tensor):
         """Applies a function to a batch, in chunks if `loss_chunk_size` says so, with the exact gradient.
 
         A chunk keeps its images only and is computed once more for its gradient, when the loss of the whole batch has
@@ -273,11 +298,12 @@ class JointEmbeddingModel(SSLModel):
 
     def predict(self, pixel_values: torch.Tensor) -> ProjectionOutput:
         """`mode="predict"`: the L2-normalised projection of one view, so that two images can be compared."""
-        self._check_pixel_values(pixel_values)
+        self.check_pixel_values(pixel_values)
         with torch.no_grad():
             return ProjectionOutput(projection=normalize(self.project(pixel_values)))
 
-    def _check_views(self, views: Sequence[torch.Tensor], same_size: bool = True) -> None:
+    def check_views(self, views: Sequence[torch.Tensor], same_size: bool = True) -> None:
+        """Raises `ValueError` unless `views` are `num_views` batches of the same images, and of one size if asked."""
         if isinstance(views, torch.Tensor) or len(views) != self.num_views:
             given = "one tensor" if isinstance(views, torch.Tensor) else f"a list of {len(views)}"
             raise ValueError(
@@ -286,7 +312,7 @@ class JointEmbeddingModel(SSLModel):
                 "recipe, the counts of the views add up to that."
             )
         for view in views:
-            self._check_pixel_values(view)
+            self.check_pixel_values(view)
         shapes = [tuple(view.shape) for view in views]
         if len({shape[0] for shape in shapes}) > 1 or (same_size and len(set(shapes)) > 1):
             raise ValueError(

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import AutoModel, ResNetConfig, ViTConfig
 
 from ssl_hub import BarlowTwinsConfig, MoCoConfig, MoCoV3Config, SimSiamConfig, SwAVConfig
-from ssl_hub.conversion.facebook import RULES
+from ssl_hub.conversion.facebook import RULES, convert_state_dict
 from ssl_hub.conversion.sources import load_foreign_checkpoint
 
 SIZES = {"projection_hidden_size": 20, "projection_size": 8, "image_size": 16}
@@ -218,3 +218,9 @@ def test_backbone_alone(tmp_path):
 
 def test_rules_and_cases_agree():
     assert {case()[0].model_type for case in CASES} | {"mae"} == set(RULES)
+
+
+def test_a_projector_of_any_number_of_layers():
+    state_dict = {f"module.projector.{index}.weight": torch.zeros(1) for index in (0, 1, 3, 4, 6, 7, 9)}
+    names = {f"neck.{kind}{layer}.weight" for layer in range(4) for kind in ("fc", "bn")} - {"neck.bn3.weight"}
+    assert set(convert_state_dict("barlowtwins", state_dict)) == names

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssl_hub.data.images import UnreadableImageError, decode_image
+from ssl_hub.data.images import EncodedImage, UnreadableImageError, decode_image
 
 
 def encode(image, file_format="PNG", **options):
@@ -65,15 +65,30 @@ def test_other_modes():
     assert pixels_of(Image.new("L", (3, 2), 77))[1, 2].tolist() == [77, 77, 77]
 
 
-def test_orientation_is_applied(tmp_path):
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tiff", "webp"])
+def test_orientation_is_applied(tmp_path, suffix):
     image = Image.new("RGB", (40, 20))
     image.paste("red", (0, 0, 20, 20))
     exif = Image.Exif()
     exif[0x0112] = 6  # turn clockwise by 90 degrees to see it upright
-    image.save(tmp_path / "turned.jpg", exif=exif, quality=95)
-    pixels = pixels_of({"bytes": None, "path": str(tmp_path / "turned.jpg")})
+    image.save(tmp_path / f"turned.{suffix}", exif=exif, quality=95)
+    file = {"bytes": None, "path": str(tmp_path / f"turned.{suffix}")}
+    encoded = EncodedImage(file)
+    assert (encoded.height, encoded.width) == (40, 20)
+    assert encoded.decode(0.4).size == ((10, 20) if suffix == "jpg" else (20, 40))
+    pixels = pixels_of(file)
     assert pixels.shape == (40, 20, 3)
     assert pixels[5, 10, 0] > 200 and pixels[35, 10, 0] < 50
+
+
+@pytest.mark.parametrize(("resolution", "size"), [(1.5, (100, 68)), (0.51, (100, 68)), (0.5, (50, 34)), (0.1, (13, 9))])
+def test_a_jpeg_is_decoded_at_a_fraction_of_its_size(resolution, size):
+    encoded = EncodedImage(encode(Image.new("RGB", (100, 68), "red"), "JPEG"))
+    assert (encoded.width, encoded.height) == (100, 68)
+    assert encoded.decode(resolution).size == size
+    image = Image.new("RGB", (100, 68))
+    for other in (image, encode(image)):
+        assert EncodedImage(other).decode(resolution).size == (100, 68)
 
 
 def test_remote_file():

@@ -8,7 +8,7 @@ from PIL import Image
 
 from ssl_hub.data.datasets import load_image_dataset
 from ssl_hub.data.images import UnreadableImageError
-from ssl_hub.data.loading import EpochBatchSampler, ViewDataset, build_eval_loader, build_train_loader
+from ssl_hub.data.loading import EpochBatchSampler, ViewDataset, ViewKey, build_eval_loader, build_train_loader
 from ssl_hub.data.processing import build_image_processor
 from ssl_hub.data.views import build_views
 
@@ -117,10 +117,10 @@ def test_views_are_drawn_from_seed_epoch_and_index():
     same = same.cast_column("image", datasets.Image(decode=False))
 
     def view(seed, *key):
-        return ViewDataset(same, VIEWS[:1], seed)[key]["pixel_values"][0]
+        return ViewDataset(same, VIEWS[:1], seed)[key]["views"][0]["pixel_values"]
 
     assert torch.equal(view(7, 0, 0), view(7, 0, 0))
-    for other in (view(8, 0, 0), view(7, 1, 0), view(7, 0, 1)):
+    for other in (view(8, 0, 0), view(7, 1, 0), view(7, 0, 1), view(7, 0, 0, 1)):
         assert not torch.equal(view(7, 0, 0), other)
 
 
@@ -179,9 +179,144 @@ def test_bad_numbers(dataset):
 
 def test_an_epoch_sees_every_row_once():
     samplers = [EpochBatchSampler(103, 5, 0, num_processes=2, process_index=i) for i in range(2)]
-    seen = [index for sampler in samplers for batch in sampler for _, index in batch]
+    seen = [key.index for sampler in samplers for batch in sampler for key in batch]
     assert len(seen) == len(set(seen)) == 100
     assert len(samplers[0]) == 10
+
+
+def test_weights_decide_how_often_a_row_is_shown():
+    sampler = EpochBatchSampler(1000, 10, 3)
+    weights = torch.zeros(1000)
+    weights[:500], weights[500] = 1.0, 250.0
+    sampler.set_epoch(2, weights=weights)
+    keys = [key for batch in sampler for key in batch]
+    shown = torch.tensor([key.index for key in keys])
+    assert len(shown) == 1000 and shown.max() == 500
+    assert (shown == 500).sum() == pytest.approx(1000 / 3, abs=60)  # four standard deviations
+    assert [key.repeat for key in keys if key.index == 500] == list(range((shown == 500).sum()))
+    assert len(set(keys)) == 1000  # the same row twice is drawn anew
+
+    sampler.set_epoch(2, start_batch=40, weights=weights)
+    assert [key for batch in sampler for key in batch] == keys[400:]
+    sampler.set_epoch(3, weights=weights)
+    assert [key for batch in sampler for key in batch] != keys
+    sampler.set_epoch(2, weights=weights.double() * 7)
+    assert [key for batch in sampler for key in batch] == keys
+    parts = [EpochBatchSampler(1000, 5, 3, num_processes=2, process_index=i) for i in range(2)]
+    for part in parts:
+        part.set_epoch(2, weights=weights)
+    assert [key for first, second in zip(*parts, strict=True) for key in first + second] == keys
+
+    sampler.set_epoch(2)  # the weights are those of one epoch
+    assert len({key.index for batch in sampler for key in batch}) == 1000
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (torch.ones(20), r"one number a row of the dataset, \(21,\); got \(20,\)"),
+        (torch.ones(21, 1), r"got \(21, 1\)"),
+        (torch.zeros(21), "got nothing but 0"),
+        (torch.tensor([1.0] * 20 + [-1.0]), "got -1.0 for row 20"),
+        (torch.tensor([float("nan")] + [1.0] * 20), "got nan for row 0"),
+        (torch.tensor([1.0, float("inf")] + [1.0] * 19), "got inf for row 1"),
+    ],
+)
+def test_bad_weights(folder, weights, message):
+    with pytest.raises(ValueError, match=message):
+        train_loader(load_image_dataset(folder)).batch_sampler.set_epoch(0, weights=weights)
+
+
+def test_a_stream_takes_no_weights(folder):
+    with pytest.raises(ValueError, match="streaming=False"):
+        train_loader(load_image_dataset(folder, streaming=True)).batch_sampler.set_epoch(0, weights=torch.ones(21))
+
+
+def test_names_of_a_batch(dataset):
+    masked = {
+        "size": 16,
+        "mask": {"kind": "random", "patch": 4, "count": 5},
+        "target": {"size": 8},
+    }
+    patches = {"kind": "patches", "grid": 2, "size": 6, "jitter": 2, "resize": 20}
+
+    def shapes(*views):
+        batch = epoch_of(train_loader(dataset, views=build_views(views)), 0)[0]
+        assert torch.equal(batch.pop("indices"), epoch_of(train_loader(dataset), 0)[0]["indices"])
+        batch.pop("unreadable")
+        return {
+            name: [tuple(t.shape) for t in value] if isinstance(value, list) else tuple(value.shape)
+            for name, value in batch.items()
+        }
+
+    assert shapes({"size": 16}) == {"pixel_values": (4, 3, 16, 16)}
+    assert shapes(masked) == {
+        "pixel_values": (4, 3, 16, 16),
+        "bool_masked_pos": (4, 16),
+        "target_pixel_values": (4, 3, 8, 8),
+    }
+    assert shapes({"size": 8}, masked) == {
+        "pixel_values": [(4, 3, 8, 8), (4, 3, 16, 16)],
+        "bool_masked_pos": (4, 16),
+        "target_pixel_values": (4, 3, 8, 8),
+    }
+    assert shapes({"count": 2, **masked})["bool_masked_pos"] == [(4, 16), (4, 16)]
+    assert shapes(patches) == {"pixel_values": (4, 4, 3, 6, 6)}
+
+
+def test_workers_change_no_mask(dataset):
+    views = build_views([{"size": 64, "mask": {"kind": "blockwise", "patch": 8, "count": 20, "min_num_patches": 4}}])
+    alone, helped = (train_loader(dataset, views=views, num_workers=n) for n in (0, 2))
+    for batch, other in zip(epoch_of(alone, 1), epoch_of(helped, 1), strict=True):
+        assert torch.equal(batch["bool_masked_pos"], other["bool_masked_pos"])
+        assert len(batch["bool_masked_pos"].unique(dim=0)) == len(batch["indices"].unique())
+
+
+def test_no_two_draws_of_a_run_coincide():
+    """Nor do they with what the trainer seeds from (seed, stream, number, process)."""
+    dataset = ViewDataset([], VIEWS[2:], 5)
+    keys = [ViewKey(epoch, index, repeat) for epoch in range(40) for index in range(40) for repeat in range(2)]
+    crops = [dataset._draw(1500, 2000, key)[0][1]["crop"] for key in keys]
+    for stream in range(3):
+        torch.manual_seed(int(np.random.SeedSequence([5, stream, 2, 0]).generate_state(1, np.uint64)[0]))
+        crops.append(VIEWS[2].draw(1500, 2000)["crop"])
+    assert len({tuple(crop.values()) for crop in crops}) == len(crops)
+
+
+def test_a_large_photo_is_decoded_no_larger_than_its_views_need(tmp_path, monkeypatch):
+    smooth = Image.effect_noise((9, 6), 90).convert("RGB").resize((1200, 800), Image.BICUBIC)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # on its side
+    for name in ("a.jpg", "b.png"):
+        smooth.save(tmp_path / name, exif=exif, quality=98)
+    sizes = []
+    views = build_views(
+        [
+            {"size": 40, "scale": [0.3, 1.0], "target": {"size": 50}},
+            {"kind": "patches", "size": 20, "jitter": 4, "resize": 90, "grayscale": 0},
+        ]
+    )
+    for view in {type(view) for view in views}:
+        render = view.render
+        monkeypatch.setattr(
+            view,
+            "render",
+            lambda self, image, parameters, r=render: sizes.append(image.size) or r(self, image, parameters),
+        )
+    jpeg, png = (
+        [
+            ViewDataset([{"image": {"bytes": None, "path": str(tmp_path / name)}}], views, 0)[epoch, 0]
+            for epoch in range(8)
+        ]
+        for name in ("a.jpg", "b.png")
+    )
+    assert len(sizes) == 2 * 2 * 8
+    assert set(sizes[16:]) == {(800, 1200)}
+    assert set(sizes[:16]) <= {(100, 150), (200, 300)} and len(set(sizes[:16])) > 0
+    for reduced, whole in zip(jpeg, png, strict=True):
+        for view, other in zip(reduced["views"], whole["views"], strict=True):
+            for name in view:
+                assert (view[name].float() - other[name].float()).abs().mean() < 8  # of 256; other crops differ by 50
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

@@ -5,6 +5,7 @@ from PIL import Image
 from transformers import AutoImageProcessor
 
 from ssl_hub.data.processing import Normalize, build_image_processor
+from ssl_hub.data.views import build_views
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -30,6 +31,38 @@ def test_normalize_keeps_the_list_and_its_input():
     assert [view.shape for view in out] == [view.shape for view in views]
     assert out[1][0, 0, 0, 0] == pytest.approx((1 - MEAN[0]) / STD[0])
     assert views[0].abs().max() == 0
+
+
+def test_normalize_a_batch_by_name():
+    dall_e = {"mean": [-0.125] * 3, "std": [1.25] * 3}  # 0.8 * x + 0.1
+    half = {"mean": [0.5] * 3, "std": [0.5] * 3}
+    views = build_views([{"size": 8, "target": {"size": 4, **dall_e}}, {"kind": "patches", **half}])
+    batch = {
+        "pixel_values": [
+            torch.full((2, 3, 8, 8), 51, dtype=torch.uint8),
+            torch.full((2, 9, 3, 4, 4), 51, dtype=torch.uint8),
+        ],
+        "target_pixel_values": torch.full((2, 3, 4, 4), 51, dtype=torch.uint8),
+        "bool_masked_pos": torch.ones(2, 4, dtype=torch.bool),
+        "indices": torch.arange(2),
+        "unreadable": ["a.jpg"],
+        "none": [],
+    }
+    out = Normalize(MEAN, STD, views)(batch)
+    assert out.keys() == batch.keys()
+    for name in ("bool_masked_pos", "indices", "unreadable"):
+        assert out[name] is batch[name]
+    crop, patches = out["pixel_values"]
+    assert crop[1, 0, 3, 3].item() == pytest.approx((0.2 - MEAN[0]) / STD[0])
+    assert crop[1, 2, 3, 3].item() == pytest.approx((0.2 - MEAN[2]) / STD[2])
+    torch.testing.assert_close(patches, torch.full((2, 9, 3, 4, 4), -0.6))
+    torch.testing.assert_close(out["target_pixel_values"], torch.full((2, 3, 4, 4), 0.26))
+    assert batch["target_pixel_values"].dtype == torch.uint8
+
+    normalize = Normalize(MEAN, STD, views[:1])
+    assert not normalize.state_dict()
+    out = normalize({"pixel_values": batch["pixel_values"][0]})
+    torch.testing.assert_close(out["pixel_values"], Normalize(MEAN, STD)(batch["pixel_values"][0]))
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "1"])

@@ -4,7 +4,7 @@ from PIL import Image, ImageFilter
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from ssl_hub.data.views import build_views
+from ssl_hub.data.views import INPUT_KEYS, build_views
 
 JITTER = {"p": 1.0, "brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1}
 
@@ -15,10 +15,18 @@ def photo():
     return Image.merge("RGB", [noise, noise.rotate(90, expand=False), noise.rotate(180)])
 
 
+def render(view, image):
+    return view.render(image, view.draw(image.height, image.width))
+
+
+def pixels_of(view):
+    return lambda image: render(view, image)["pixel_values"]
+
+
 def whole(**view):
-    """The view of a square image with nothing cropped or resized."""
-    (transform,) = build_views([{"size": 32, "scale": [1, 1], "ratio": [1, 1], **view}])
-    return transform
+    """The pixels of a square image with nothing cropped or resized."""
+    (view,) = build_views([{"size": 32, "scale": [1, 1], "ratio": [1, 1], **view}])
+    return pixels_of(view)
 
 
 @pytest.fixture
@@ -26,11 +34,11 @@ def square(photo):
     return photo.resize((32, 32))
 
 
-def test_one_transform_a_view(photo):
+def test_one_view_for_each_of_the_count(photo):
     views = build_views(
         [{"count": 2, "size": 24, "color_jitter": JITTER}, {"count": 3, "size": 16, "scale": [0.05, 0.14]}]
     )
-    pixels = [view(photo) for view in views]
+    pixels = [pixels_of(view)(photo) for view in views]
     assert [tuple(p.shape) for p in pixels] == 2 * [(3, 24, 24)] + 3 * [(3, 16, 16)]
     assert all(p.dtype == torch.uint8 for p in pixels)
     assert not torch.equal(pixels[0], pixels[1])
@@ -41,7 +49,7 @@ def test_the_crop_is_torchvisions(photo, interpolation):
     view = {"size": 20, "scale": [0.2, 0.5], "ratio": [0.5, 2.0], "interpolation": interpolation}
     peer = v2.RandomResizedCrop(20, (0.2, 0.5), (0.5, 2.0), v2.InterpolationMode(interpolation), antialias=True)
     torch.manual_seed(3)
-    ours = build_views([view])[0](photo)
+    ours = pixels_of(build_views([view])[0])(photo)
     torch.manual_seed(3)
     theirs = functional.pil_to_tensor(peer(photo))  # resized by Pillow, which rounds once more
     assert (ours.float() - theirs.float()).abs().mean() < 1
@@ -72,11 +80,154 @@ def test_each_step(square):
     ratio = jittered.mean() / pixels.float().mean()
     assert 0.5 <= ratio <= 1.5 and abs(ratio - 1) > 0.01
 
+    mean = whole(grayscale={"p": 1, "weights": "mean"})(square)
+    torch.testing.assert_close(mean.float(), pixels.float().mean(0).expand(3, -1, -1), atol=0.51, rtol=0)
+
 
 def test_order_of_the_steps(square):
     both = whole(grayscale=1, solarize={"p": 1})(square)
     gray = functional.pil_to_tensor(square.convert("L")).expand(3, -1, -1)
     assert torch.equal(both, torch.where(gray >= 128, 255 - gray, gray))
+
+
+def test_rotation(square):
+    (view,) = build_views([{"size": 32, "scale": [1, 1], "ratio": [1, 1], "rotation": 20}])
+    drawn = [view.draw(32, 32) for _ in range(100)]
+    angles = torch.tensor([parameters["operations"][0]["angle"] for parameters in drawn])
+    assert -20 <= angles.min() < -10 and 10 < angles.max() <= 20
+    turned = view.render(square, drawn[0])["pixel_values"]
+    assert torch.equal(turned, functional.pil_to_tensor(square.rotate(angles[0].item())))  # nearest, black outside
+
+
+def test_grayscale_before_the_jitter(square):
+    jitter = {"p": 1, "saturation": 0.9, "hue": 0.5}  # leaves gray as it is
+    gray = functional.pil_to_tensor(square.convert("L")).expand(3, -1, -1)
+    assert torch.equal(whole(color_jitter=jitter, grayscale={"p": 1, "before_jitter": True})(square), gray)
+    assert not torch.equal(whole(color_jitter=jitter, grayscale={"p": 1})(square), gray)
+
+
+def test_rendering_is_deterministic(photo):
+    crop = {
+        **{"size": 16, "hflip": 0.5, "rotation": 2, "color_jitter": JITTER, "grayscale": 0.2},
+        **{"gaussian_blur": {"p": 0.5}, "solarize": {"p": 0.5}, "target": {"size": 8}},
+        "mask": {"kind": "random", "patch": 4, "ratio": 0.5},
+    }
+    for view in build_views([crop, {"kind": "patches", "size": 10, "jitter": 2, "resize": 40}]):
+        parameters = view.draw(photo.height, photo.width)
+        state = torch.get_rng_state()
+        first, second = view.render(photo, parameters), view.render(photo, parameters)
+        assert torch.equal(torch.get_rng_state(), state)
+        assert all(torch.equal(first[name], second[name]) for name in first)
+        assert view.statistics.keys() == {name for name, tensor in first.items() if tensor.dtype == torch.uint8}
+        assert first.keys() - {"pixel_values"} <= INPUT_KEYS.keys()
+
+
+def test_the_target_shows_the_same_crop():
+    # Position is color: red says which column a pixel comes from, green which row.
+    ramp = torch.arange(256, dtype=torch.uint8)
+    pixels = torch.stack(
+        [ramp.expand(256, -1), ramp[:, None].expand(-1, 256), torch.zeros(256, 256, dtype=torch.uint8)]
+    )
+    image = functional.to_pil_image(pixels)
+    view = {"size": 32, "scale": [0.2, 0.5], "hflip": 0.5, "target": {"size": 16, "interpolation": "bilinear"}}
+    (view,) = build_views([view])
+    (solarized,) = build_views([{"size": 32, "solarize": {"p": 0.5}, "target": {"size": 16}}])
+    torch.manual_seed(0)
+    flips, corners = set(), set()
+    for _ in range(20):
+        outputs = render(view, image)
+        crop, target = outputs["pixel_values"].float(), outputs["target_pixel_values"].float()
+        halved = functional.resize(crop, [16, 16], antialias=True)
+        assert (halved - target)[:2].abs().max() < 4  # of 256; a pixel of the target is worth up to 12
+        flips.add(bool(crop[0, 0, 0] > crop[0, 0, -1]))
+        corners.add(tuple(crop[:2, 0, 0].tolist()))
+        outputs = {name: tensor.float().mean((1, 2)) for name, tensor in render(solarized, image).items()}
+        torch.testing.assert_close(outputs["pixel_values"], outputs["target_pixel_values"], atol=6, rtol=0)
+    assert flips == {True, False} and len(corners) > 15
+
+
+def test_random_mask():
+    for mask, count in (({"ratio": 0.6}, 10), ({"count": 3}, 3)):
+        (view,) = build_views([{"size": 64, "mask": {"kind": "random", **mask}}])
+        masks = torch.stack([view.draw(64, 64)["mask"] for _ in range(1000)])
+        assert masks.shape == (1000, 16) and masks.dtype == torch.bool
+        assert (masks.sum(1) == count).all()
+        assert (masks.float().mean(0) - count / 16).abs().max() < 0.08  # five standard deviations
+
+
+# MMSelfSup 1.0 (SimMIM): masked tokens of every mask, tokens of a cell's edge
+@pytest.mark.parametrize(
+    ("size", "cell", "patch", "ratio", "count", "block"), [(192, 32, 4, 0.6, 1408, 8), (64, 16, 8, 0.35, 24, 2)]
+)
+def test_aligned_mask(size, cell, patch, ratio, count, block):
+    mask = {"kind": "aligned", "ratio": ratio, "cell": cell, "patch": patch}
+    (view,) = build_views([{"size": size, "mask": mask}])
+    masks = torch.stack([view.draw(size, size)["mask"] for _ in range(400)])
+    assert (masks.sum(1) == count).all()
+    grid = size // patch
+    cells = masks.view(-1, grid // block, block, grid // block, block).transpose(2, 3).flatten(3)
+    assert torch.equal(cells.any(-1), cells.all(-1))
+    share = cells[..., 0].float().mean(0)
+    assert (share - count / grid**2).abs().max() < 0.13  # five standard deviations
+
+
+def test_blockwise_mask():
+    # MMSelfSup 1.0 (BEiT, CAE), 8,000 masks: the masked share of the rings of patches, from the border to the centre
+    rings = [0.1429, 0.2903, 0.4317, 0.5471, 0.6364, 0.6937, 0.7200]
+    (view,) = build_views([{"size": 224, "mask": {"kind": "blockwise", "count": 75, "patch": 16}}])
+    torch.manual_seed(0)
+    masks = torch.stack([view.draw(224, 224)["mask"] for _ in range(2000)]).view(-1, 14, 14)
+    assert (masks.sum((1, 2)) == 75).all()
+    share = masks.float().mean(0)
+    from_border = torch.minimum(torch.arange(14), 13 - torch.arange(14))
+    ring = torch.minimum(from_border[:, None], from_border)
+    assert [share[ring == k].mean().item() for k in range(7)] == pytest.approx(rings, abs=0.02)
+    for same in (share.T, share.flip(0), share.flip(1)):
+        torch.testing.assert_close(share, same, atol=0.07, rtol=0)
+    # and how often neighbours are alike
+    assert (masks[:, :, 1:] == masks[:, :, :-1]).float().mean().item() == pytest.approx(0.888, abs=0.005)
+    assert (masks[:, 1:] == masks[:, :-1]).float().mean().item() == pytest.approx(0.888, abs=0.005)
+
+
+@pytest.mark.parametrize(("grid", "count"), [(2, 1), (2, 3), (3, 8), (7, 48)])
+def test_blockwise_mask_always_ends(grid, count):
+    mask = {"kind": "blockwise", "count": count, "patch": 2, "min_num_patches": 1, "max_num_patches": 1}
+    (view,) = build_views([{"size": 2 * grid, "mask": mask}])
+    assert all(view.draw(8, 8)["mask"].sum() == count for _ in range(20))
+    mask = {"kind": "blockwise", "count": count, "patch": 2, "min_num_patches": count}
+    (view,) = build_views([{"size": 2 * grid, "mask": mask}])
+    assert view.draw(8, 8)["mask"].sum() == count
+
+
+def test_patches_column_by_column():
+    # Position is color: red says which column a pixel comes from, green which row.
+    ramp = (torch.arange(60) * 4).to(torch.uint8)
+    pixels = torch.stack([ramp.expand(60, -1), ramp[:, None].expand(-1, 60), torch.zeros(60, 60, dtype=torch.uint8)])
+    (view,) = build_views([{"kind": "patches", "grid": 3, "size": 12, "jitter": 6, "resize": 60, "grayscale": 0}])
+    corners = torch.stack(
+        [render(view, functional.to_pil_image(pixels))["pixel_values"][:, :2, 0, 0] for _ in range(200)]
+    )
+    corners = corners.float() / 4  # (200, 9, 2): left and top edge of each patch
+    cell = torch.arange(9) // 3, torch.arange(9) % 3  # column, row
+    for axis in (0, 1):
+        inside = corners[:, :, axis] - 18 * cell[axis]
+        assert inside.min() == 0 and inside.max() == 6 + 6  # the jitter, and the place of the grid
+        assert 5 < inside.mean() < 7
+        apart = corners[:, :, axis].view(200, 3, 3).diff(dim=1 + axis)
+        assert apart.min() >= 12 and apart.max() <= 24  # no two overlap
+
+
+def test_patches_of_a_default(photo):
+    (view,) = build_views([{"kind": "patches"}])
+    torch.manual_seed(0)
+    drawn = [view.draw(photo.height, photo.width) for _ in range(300)]
+    tops = {parameters["grid"]["top"] for parameters in drawn}
+    assert (min(tops), max(tops)) == (0, 292 - 255)
+    pixels = [view.render(photo, parameters)["pixel_values"] for parameters in drawn[:40]]
+    assert all(p.shape == (9, 3, 64, 64) and p.dtype == torch.uint8 for p in pixels)
+    gray = sum(torch.equal(p[:, 0], p[:, 2]) for p in pixels)
+    assert gray == sum(parameters["operations"][0] is not None for parameters in drawn[:40])
+    assert 0.55 < sum(parameters["operations"][0] is not None for parameters in drawn) / 300 < 0.77
 
 
 def test_probabilities(square):
@@ -89,7 +240,7 @@ def test_probabilities(square):
 @pytest.mark.parametrize("size", [(1, 1), (1, 60), (60, 1)])
 def test_tiny_images(size):
     view = {"size": 8, "color_jitter": JITTER, "gaussian_blur": {"p": 1}}
-    assert build_views([view])[0](Image.new("RGB", size)).shape == (3, 8, 8)
+    assert pixels_of(build_views([view])[0])(Image.new("RGB", size)).shape == (3, 8, 8)
 
 
 @pytest.mark.parametrize(
@@ -120,6 +271,36 @@ def test_tiny_images(size):
         ({"size": 8, "gaussian_blur": {"p": 1, "sigma": [2, 1]}}, "sigma must be"),
         ({"size": 8, "gaussian_blur": {"p": 2}}, "gaussian_blur: p must be"),
         ({"size": 8, "solarize": {"p": 1, "threshold": 256}}, "threshold must be"),
+        ({"size": 8, "rotation": -2}, "rotation must be a number from 0 to 180, got -2"),
+        ({"size": 8, "grayscale": {"p": 1, "weights": "red"}}, "grayscale: weights must be one of luma, mean; got"),
+        ({"size": 8, "grayscale": {"p": 1, "before_jitter": 1}}, "before_jitter must be true or false, got 1"),
+        ({"size": 8, "mean": [0.5] * 3}, "mean and std must be three numbers each.*std=None"),
+        ({"size": 8, "mean": [127] * 3, "std": [58] * 3}, "Divide statistics of 0..255"),
+        ({"size": 8, "kind": "crops"}, "kind must be one of crop, patches; got 'crops'"),
+        ({"size": 8, "target": 4}, "target must be a mapping"),
+        ({"size": 8, "target": {"siz": 4}}, "Did you mean 'size'"),
+        ({"size": 8, "target": {}}, "target needs the key 'size'"),
+        ({"size": 8, "target": {"size": 4, "std": [0, 1, 1]}}, "target: mean and std must be"),
+        ({"size": 32, "mask": {"ratio": 0.6}}, "mask must be a mapping with a kind out of random, aligned, blockwise"),
+        ({"size": 32, "mask": {"kind": "block"}}, "mask: kind must be one of random, aligned, blockwise; got 'block'"),
+        ({"size": 32, "mask": {"kind": "random", "ration": 0.6}}, "Did you mean 'ratio'"),
+        ({"size": 32, "mask": {"kind": "random"}}, "either a ratio or a count"),
+        ({"size": 32, "mask": {"kind": "random", "ratio": 0.5, "count": 2}}, "either a ratio or a count"),
+        ({"size": 40, "mask": {"kind": "random", "ratio": 0.5}}, "multiple of the patch's, got 40 and patch=16"),
+        ({"size": 32, "mask": {"kind": "random", "ratio": 0.0}}, "0.0 masks 0 of them"),
+        ({"size": 32, "mask": {"kind": "random", "ratio": 0.9}}, "the 4 patches and keep some; 0.9 masks 4 of them"),
+        ({"size": 32, "mask": {"kind": "random", "count": 4}}, "count must be a whole number from 1 to 3, got 4"),
+        ({"size": 16, "mask": {"kind": "random", "count": 1}}, "masks the only patch"),
+        ({"size": 96, "mask": {"kind": "aligned", "ratio": 1.0}}, "the 9 cells and keep some; 1.0 masks 9"),
+        ({"size": 96, "mask": {"kind": "aligned", "ratio": 1.2}}, "ratio must be a number from 0 to 1"),
+        ({"size": 96, "mask": {"kind": "aligned", "cell": 40, "patch": 4}}, "cell=40, patch=4 and a size of 96"),
+        ({"size": 96, "mask": {"kind": "aligned", "cell": 24}}, "cell=24, patch=16 and a size of 96"),
+        ({"size": 32, "mask": {"kind": "blockwise"}}, "count must be a whole number from 1 to 3, got None"),
+        ({"size": 64, "mask": {"kind": "blockwise", "count": 5, "min_num_patches": 6}}, "min_num_patches must be"),
+        ({"size": 64, "mask": {"kind": "blockwise", "count": 5, "aspect": [2, 1]}}, "aspect must be"),
+        ({"kind": "patches", "grid": 1}, "grid must be a whole number of at least 2"),
+        ({"kind": "patches", "hflip": 0.5}, "unknown key 'hflip'"),
+        ({"kind": "patches", "resize": 254}, "smaller than the grid of 3 cells of .* 85 pixels.* at least 255"),
     ],
 )
 def test_bad_views(view, message):

@@ -2,14 +2,21 @@ import re
 
 import pytest
 from huggingface_hub import ModelCard
+from huggingface_hub.dataclasses import strict
 from transformers import ViTConfig
 
+from ssl_hub import SSLConfig
 from ssl_hub.hub.model_card import build_model_card
 
 
-class ToyConfig(ViTConfig):
+@strict
+class ToyConfig(SSLConfig):
     model_type = "toy_ssl"
     paper = "Toy Pretext Tasks, arXiv 2111.06377"
+
+
+class CustomBackboneConfig(ViTConfig):
+    model_type = "custom_vit"
 
 
 METRICS = [
@@ -20,7 +27,7 @@ METRICS = [
 ]
 
 
-def build(**changes):
+def build(backbone_config=None, **changes):
     arguments = {
         "recipe_name": "toy-vit-tiny-1e",
         "dataset_name": "imagenet-1k",
@@ -34,7 +41,7 @@ def build(**changes):
         "metrics": METRICS,
         "repo_id": "me/toy",
     }
-    return build_model_card(ToyConfig(), **arguments | changes)
+    return build_model_card(ToyConfig(backbone_config=backbone_config or ViTConfig()), **arguments | changes)
 
 
 def test_metadata_survives_the_file(tmp_path):
@@ -72,6 +79,15 @@ def test_code_blocks_are_valid_python_and_name_the_repository():
     assert "ssl_hub" not in blocks[1]
 
 
+def test_the_snippet_of_a_custom_backbone_imports_what_registers_it():
+    text = build(backbone_config=CustomBackboneConfig()).text
+    block = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[1]
+    compile(block, "card", "exec")
+    assert block.startswith("import ssl_hub") and 'subfolder="backbone"' in block
+    assert "needs no `ssl_hub`" not in text and "`custom_vit`" in text
+    assert "needs no `ssl_hub`" in build().text
+
+
 def test_pictures_are_named_only_when_they_are_there():
     assert "curves.png" in build().text and "reconstruction.png" not in build().text
     assert "reconstruction.png" in build(has_reconstruction=True).text
@@ -95,7 +111,7 @@ def test_the_least_there_is_to_say():
 
 
 @pytest.mark.parametrize(
-    ("paper", "shown"), [("Toy Tasks, ICCV 2015", "`toy_ssl` (Toy Tasks, ICCV 2015), on"), (None, "`toy_ssl`, on")]
+    ("paper", "shown"), [("Toy Tasks, ICCV 2015", "`toy_ssl` (Toy Tasks, ICCV 2015), with"), (None, "`toy_ssl`, with")]
 )
 def test_a_paper_that_is_not_on_arxiv_and_none(monkeypatch, paper, shown):
     monkeypatch.setattr(ToyConfig, "paper", paper)

@@ -1,35 +1,30 @@
+import inspect
 import json
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import HfApi, constants
+from accelerate.state import AcceleratorState
+from huggingface_hub import HfApi, ModelCard, constants
+from joint_embedding_common import VIT
 from loopback_hub import client_environment, loopback_hub
-from transformers import AutoImageProcessor, AutoModel, PreTrainedModel, ViTConfig, ViTImageProcessor, ViTModel
+from test_mae import TINY
+from transformers import AutoImageProcessor, AutoModel, PreTrainedModel, ViTImageProcessor, ViTModel
 
+from ssl_hub import MAEConfig, MAEModel, MoCoConfig, MoCoModel, SSLTrainer
+from ssl_hub.data.datasets import load_image_dataset
+from ssl_hub.data.processing import build_image_processor
 from ssl_hub.hub.model_card import build_model_card
 from ssl_hub.hub.publishing import PublishError, publish, save_for_sharing
+from ssl_hub.training.arguments import PretrainingArguments
 
 torch.set_num_threads(1)
 
-
-class ToyConfig(ViTConfig):
-    model_type = "toy_ssl"
-
-
-class ToyModel(PreTrainedModel):
-    """A method in the layout of ssl_hub: a plain transformers backbone and a head."""
-
-    config_class = ToyConfig
-
-    def __init__(self, config):
-        super().__init__(config)
-        backbone_config = ViTConfig(**{key: value for key, value in config.to_dict().items() if key != "model_type"})
-        self.backbone = ViTModel(backbone_config)
-        self.head = torch.nn.Linear(config.hidden_size, 3)
-        self.post_init()
+CHECKPOINT = ["config.json", "model.safetensors", "preprocessor_config.json"]
+LAYOUT = sorted(["README.md", *CHECKPOINT, *(f"backbone/{name}" for name in CHECKPOINT)])
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +32,10 @@ def shared_dir(tmp_path_factory):
     """A model saved for sharing, in a run's folder with other things in it."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("run")
-    config = ToyConfig(
-        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=16, patch_size=8
-    )
+    model = MAEModel(MAEConfig(**TINY))
     image_processor = ViTImageProcessor(size={"height": 16, "width": 16}, image_mean=[0.1, 0.2, 0.3])
-    card = build_model_card(config, training_arguments=None, metrics=[], repo_id="me/x")
-    save_for_sharing(ToyModel(config), image_processor, folder)
+    card = build_model_card(model.config, training_arguments=None, metrics=[], repo_id="me/x")
+    save_for_sharing(model, image_processor, folder)
     card.save(folder / "README.md")
     shard = "model-00001-of-00002.safetensors"  # as of a model too large for one file
     for name in ("curves.png", shard, "metrics.jsonl", "checkpoint-10/model.safetensors", "checkpoint-10/config.json"):
@@ -53,9 +46,11 @@ def shared_dir(tmp_path_factory):
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """A Hub that `publish` uses in this process too; loading, which has a cache, goes through a process of its own."""
+    """A Hub that this process uses too; loading, which has a cache, goes through a separate process."""
     with loopback_hub(tmp_path) as endpoint:
         monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+        url = f"{endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no_token"))
         monkeypatch.setenv("HF_TOKEN", "dummy")
@@ -69,9 +64,10 @@ def run(code, environment):
 def test_the_backbone_loads_as_plain_transformers(shared_dir):
     backbone = AutoModel.from_pretrained(shared_dir, subfolder="backbone")
     assert type(backbone) is ViTModel
-    saved = ToyModel.from_pretrained(shared_dir).backbone.state_dict()
-    assert saved.keys() == backbone.state_dict().keys()
-    assert all(torch.equal(value, saved[key]) for key, value in backbone.state_dict().items())
+    saved = MAEModel.from_pretrained(shared_dir).backbone.state_dict()
+    loaded = backbone.state_dict()
+    assert loaded.keys() - saved.keys() == {"pooler.dense.weight", "pooler.dense.bias"}  # not trained, not saved
+    assert all(torch.equal(value, loaded[key]) for key, value in saved.items())
     for folder in (shared_dir, shared_dir / "backbone"):
         assert list(AutoImageProcessor.from_pretrained(folder).image_mean) == [0.1, 0.2, 0.3]
 
@@ -88,10 +84,10 @@ import torch
 from huggingface_hub import hf_hub_download, model_info
 from transformers import AutoImageProcessor, AutoModel
 torch.set_num_threads(1)
+from safetensors.torch import load_file
 loaded = AutoModel.from_pretrained("me/x", subfolder="backbone").state_dict()
-saved = AutoModel.from_pretrained({str(shared_dir / "backbone")!r}).state_dict()
-assert loaded.keys() == saved.keys()
-assert all(torch.equal(value, saved[key]) for key, value in loaded.items())
+saved = load_file({str(shared_dir / "backbone" / "model.safetensors")!r})
+assert saved and all(torch.equal(value, loaded[key]) for key, value in saved.items())
 assert list(AutoImageProcessor.from_pretrained("me/x", subfolder="backbone").image_mean) == [0.1, 0.2, 0.3]
 with open(hf_hub_download("me/x", "model.safetensors"), "rb") as mine, open({str(shared_dir / "model.safetensors")!r}, "rb") as theirs:
     assert mine.read() == theirs.read()
@@ -100,15 +96,8 @@ print(json.dumps(sorted(file.rfilename for file in model_info("me/x").siblings))
 """
     loaded = run(load, client_environment(hub, tmp_path / "loader", token=None))
     assert loaded.returncode == 0, loaded.stderr
-    checkpoint = ["config.json", "model.safetensors", "preprocessor_config.json"]
-    expected = [
-        "README.md",
-        "curves.png",
-        "model-00001-of-00002.safetensors",
-        *checkpoint,
-        *(f"backbone/{name}" for name in checkpoint),
-    ]
-    assert json.loads(loaded.stdout.splitlines()[-1]) == sorted(expected)
+    expected = sorted([*LAYOUT, "curves.png", "model-00001-of-00002.safetensors"])
+    assert json.loads(loaded.stdout.splitlines()[-1]) == expected
 
 
 def test_push_to_a_branch_twice(shared_dir, hub):
@@ -152,3 +141,144 @@ def test_what_can_go_wrong_is_told_and_the_model_is_kept(
 def test_an_empty_folder_is_not_pushed(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"config\.json"):
         publish(tmp_path, "me/x")
+
+
+# Every door gives the same repository
+
+
+def tree(repo_id, cache, revision=None):
+    """The content of every file of a repository on the Hub, by name."""
+    api = HfApi()
+    return {
+        name: Path(api.hf_hub_download(repo_id, name, revision=revision, cache_dir=cache)).read_bytes()
+        for name in api.list_repo_files(repo_id, revision=revision)
+    }
+
+
+def test_every_door_gives_the_same_repository(hub, tmp_path):
+    torch.manual_seed(0)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    model = MAEModel(MAEConfig(**TINY))
+    arguments = {"per_device_train_batch_size": 8, "learning_rate": 1e-3, "max_train_steps": 1, "logging_steps": 1}
+    SSLTrainer(
+        model,
+        PretrainingArguments(
+            output_dir=str(tmp_path / "run"), push_to_hub=True, hub_model_id="me/by-trainer", **arguments
+        ),
+        load_image_dataset("digits", "train").select(range(8)),
+        [{"count": 1, "size": 16, "scale": [0.6, 1.0]}],
+    ).train()
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+    assert model.push_to_hub("by-model") == f"{hub}/me/by-model"
+    publish(tmp_path / "run", "me/by-publish")
+    config = model.config
+    image_processor = build_image_processor(config.image_size, config.image_mean, config.image_std)
+    save_for_sharing(model, image_processor, tmp_path / "saved")
+    publish(tmp_path / "saved", "me/by-saving")
+    loaded = AutoModel.from_pretrained(tmp_path / "run")
+    loaded.push_to_hub("me/by-loaded")
+
+    trees = {
+        door: tree(f"me/by-{door}", tmp_path / "cache") for door in ("trainer", "publish", "model", "saving", "loaded")
+    }
+    pictures = ["curves.png", "reconstruction.png"]
+    assert sorted(trees["trainer"]) == sorted([*LAYOUT, *pictures]) == sorted(trees["publish"])
+    assert sorted(trees["model"]) == sorted(trees["loaded"]) == LAYOUT
+    assert sorted([*trees["saving"], "README.md"]) == LAYOUT  # the card is the caller's
+    for name in LAYOUT:
+        if name != "README.md":
+            assert len({files[name] for files in trees.values()}) == 1, name
+
+    card = ModelCard(trees["model"]["README.md"].decode())
+    assert (card.data.library_name, card.data.pipeline_tag) == ("ssl_hub", "image-feature-extraction")
+    assert {"mae", "self-supervised-learning"} <= set(card.data.tags)
+    assert "# by-model\n" in card.text and 'from_pretrained("me/by-model", subfolder="backbone")' in card.text
+    assert "## Results" not in card.text and "## Training" not in card.text and ".png" not in card.text
+
+
+def test_a_pushed_model_loads(hub, tmp_path):
+    model = MAEModel(MAEConfig(**TINY)).eval()
+    model.push_to_hub("me/x")
+    torch.save({"images": (images := torch.rand(2, 3, 16, 16))}, tmp_path / "images.pt")
+    with torch.no_grad():
+        torch.save({"features": model(images).pooler_output}, tmp_path / "features.pt")
+    load = f"""
+import torch
+from transformers import AutoImageProcessor, AutoModel
+torch.set_num_threads(1)
+backbone = AutoModel.from_pretrained("me/x", subfolder="backbone")
+assert type(backbone).__name__ == "ViTModel", type(backbone)
+import ssl_hub
+model = AutoModel.from_pretrained("me/x").eval()
+processor = AutoImageProcessor.from_pretrained("me/x")
+assert processor.crop_size["height"] == 16 and list(processor.image_mean) == [0.485, 0.456, 0.406], processor
+images = torch.load({str(tmp_path / "images.pt")!r}, weights_only=True)["images"]
+expected = torch.load({str(tmp_path / "features.pt")!r}, weights_only=True)["features"]
+with torch.no_grad():
+    torch.testing.assert_close(model(images).pooler_output, expected)
+    tokens = backbone(images, interpolate_pos_encoding=True).last_hidden_state
+    torch.testing.assert_close(tokens, model(images).last_hidden_state)
+"""
+    loaded = run(load, client_environment(hub, tmp_path / "loader", token=None))
+    assert loaded.returncode == 0, loaded.stderr
+
+
+def test_push_to_hub_takes_what_transformers_takes(hub, tmp_path):
+    theirs = set(inspect.signature(PreTrainedModel.push_to_hub).parameters) - {"self", "args", "kwargs"}
+    model = MAEModel(MAEConfig(**TINY))
+    options = {
+        "commit_message": "A message",
+        "commit_description": "A description",
+        "private": True,
+        "token": "dummy",
+        "revision": "try/1",
+        "create_pr": False,
+        "max_shard_size": "20KB",
+        "tags": ["digits"],
+    }
+    assert theirs - {"repo_id"} <= set(options)
+    image_processor = ViTImageProcessor(size={"height": 16, "width": 16}, image_mean=[0.1, 0.2, 0.3])
+    model.push_to_hub("me/x", image_processor=image_processor, **options)
+    files = tree("me/x", tmp_path / "cache", "try/1")
+    assert "model.safetensors.index.json" in files and "backbone/model.safetensors.index.json" in files
+    assert "digits" in ModelCard(files["README.md"].decode()).data.tags
+    assert json.loads(files["preprocessor_config.json"])["image_mean"] == [0.1, 0.2, 0.3]
+    assert HfApi().list_repo_files("me/x") == []
+    assert model.push_to_hub("me/x", create_pr=True) == f"{hub}/me/x/discussions/1"
+    assert HfApi().list_repo_files("me/x") == []
+    with pytest.raises(TypeError, match="safe_serialisation"):
+        model.push_to_hub("me/x", safe_serialisation=True)
+
+
+def test_a_push_of_a_model_that_fails_says_why(hub, monkeypatch):
+    model = MAEModel(MAEConfig(**TINY))
+    with pytest.raises(PublishError, match="'someone-else/x': .*rights to create a model") as error:
+        model.push_to_hub("someone-else/x")
+    assert "It is kept in" not in str(error.value)  # the folder was a temporary one
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(PublishError, match="hf auth login"):
+        model.push_to_hub("me/x", token=True)
+    with pytest.raises(ValueError, match=r"call push_to_hub\(repo_id\)"):
+        model.save_pretrained("x", push_to_hub=True)
+
+
+def test_training_state_is_not_shared(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(MoCoModel, "training_state", ("memory.",))
+    config = MoCoConfig(backbone_config=dict(VIT), image_size=16, projection_size=8, queue_size=16)
+    model = MoCoModel(config)
+    image_processor = build_image_processor(16, config.image_mean, config.image_std)
+    save_for_sharing(model, image_processor, tmp_path)
+    capfd.readouterr()
+    loaded, info = MoCoModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    assert "memory" not in capfd.readouterr().err
+    memory = {name: tensor for name, tensor in loaded.state_dict().items() if name.startswith("memory.")}
+    assert memory and loaded.state_dict().keys() == model.state_dict().keys()
+    for name, tensor in model.state_dict().items():
+        assert name in memory or torch.equal(tensor, loaded.state_dict()[name])
+    # Initialised as a new model's, not left as it came from the allocator.
+    torch.testing.assert_close(memory["memory.vectors"].norm(dim=-1), model.memory.vectors.norm(dim=-1))
+    model.save_pretrained(tmp_path / "checkpoint")
+    whole = MoCoModel.from_pretrained(tmp_path / "checkpoint").state_dict()
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in model.state_dict().items())

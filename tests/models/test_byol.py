@@ -13,7 +13,11 @@ class TestBYOL(JointEmbeddingTests):
 
     def test_defaults_are_published(self):
         config = BYOLConfig()
-        assert (config.projection_hidden_size, config.projection_size, config.teacher_base_momentum) == (4096, 256, 0.99)
+        assert (config.projection_hidden_size, config.projection_size, config.teacher_base_momentum) == (
+            4096,
+            256,
+            0.99,
+        )
 
     def test_teacher_follows_by_a_cosine_and_has_no_gradient(self):
         model = self.model(teacher_base_momentum=0.9)

@@ -4,6 +4,7 @@ from joint_embedding_common import JointEmbeddingTests
 from test_modeling_common import BATCH_SIZE
 
 from ssl_hub import DenseCLConfig, DenseCLForImageClassification, DenseCLModel
+from ssl_hub.lifecycle import Progress
 
 
 class TestDenseCL(JointEmbeddingTests):

@@ -91,8 +91,8 @@ class TestMAE(SSLModelTests):
         assert torch.equal(prediction.mask, mask)
 
     def test_loss_counts_removed_patches_only(self):
-        model = self.model(norm_pix_loss=False).eval()
-        images, mask = self.one_view(), self.loss_inputs(8)["bool_masked_pos"]
+        model = self.model(norm_pix_loss=False).double().eval()
+        images, mask = self.one_view().double(), self.loss_inputs(8)["bool_masked_pos"]
         prediction, _ = model._reconstruct_patches(images, mask)
         expected = (prediction - patchify(images, 4))[mask].square().mean()
         assert model(images, mode="loss", bool_masked_pos=mask).loss.item() == pytest.approx(expected.item(), rel=1e-6)
@@ -134,7 +134,7 @@ class TestMAE(SSLModelTests):
         eager = self.model().eval()
         eager.set_attn_implementation("eager")
         assert sdpa(images, mode="loss", **inputs).loss.item() == pytest.approx(
-            eager(images, mode="loss", **inputs).loss.item(), rel=1e-6
+            eager(images, mode="loss", **inputs).loss.item(), rel=1e-5
         )
 
     def test_backbone_as_plain_vit_and_its_classifier(self, tmp_path):

@@ -8,8 +8,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForPreTraining
 
 from ssl_hub.data.datasets import load_image_dataset
+from ssl_hub.evaluation import label_free
 from ssl_hub.modules.teachers import MomentumTeacher
-from ssl_hub.training import trainer as trainer_module
 from ssl_hub.training.arguments import PretrainingArguments
 from ssl_hub.training.recipes import load_recipe
 from ssl_hub.training.trainer import SSLTrainer
@@ -57,7 +57,9 @@ def test_the_teacher_follows_once_an_optimizer_step(tmp_path, monkeypatch):
         follow(self, student, momentum)
 
     monkeypatch.setattr(MomentumTeacher, "follow", noted)
-    trainer = build_trainer("byol", tmp_path, "teacher_base_momentum=0.9", gradient_accumulation_steps=2, max_train_steps=2)
+    trainer = build_trainer(
+        "byol", tmp_path, "teacher_base_momentum=0.9", gradient_accumulation_steps=2, max_train_steps=2
+    )
     followed.clear()  # the copy of a new model
     trainer.train()
     assert followed == [pytest.approx(0.95), pytest.approx(1.0)]
@@ -80,7 +82,7 @@ def test_loss_chunk_size(tmp_path):
 
 
 def test_a_collapse_is_reported_in_plain_words(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(trainer_module, "embedding_std", lambda features: 0.001)
+    monkeypatch.setattr(label_free, "embedding_std", lambda features: 0.001)
     with caplog.at_level(logging.WARNING):
         build_trainer("simsiam", tmp_path, max_train_steps=1).train()
     warnings = [record.message for record in caplog.records if "collapsed" in record.message]

@@ -24,7 +24,12 @@ MAE_SIZES = {
 # (processes, images a process, accumulated), learning rate, epochs, warm-up epochs, optimizer, weight decay, and what
 # the configuration says besides.
 BARLOWTWINS = {"projection_hidden_size": 8192, "projection_size": 8192, "off_diagonal_weight": 0.0051}
-BYOL = {"teacher_base_momentum": 0.99, "projection_hidden_size": 4096, "projection_size": 256, "predictor_hidden_size": 4096}
+BYOL = {
+    "teacher_base_momentum": 0.99,
+    "projection_hidden_size": 4096,
+    "projection_size": 256,
+    "predictor_hidden_size": 4096,
+}
 MOCO = {"teacher_momentum": 0.999, "queue_size": 65536, "projection_size": 128}
 MOCOV3 = {"teacher_base_momentum": 0.99, "projection_hidden_size": 4096, "projection_size": 256}
 MOCOV3_RESNET = {**MOCOV3, "temperature": 1.0, "projection_num_layers": 2, "predictor_last_batchnorm": False}
@@ -48,7 +53,15 @@ PUBLISHED = {
     "mocov2-resnet50-200e": ((8, 32, 1), 0.03, 200, 0, "sgd", 1e-4, {**MOCO, "temperature": 0.2}),
     "mocov3-resnet50-100e": ((8, 512, 1), 9.6, 100, 10, "lars", 1e-6, MOCOV3_RESNET),
     "mocov3-resnet50-300e": ((8, 512, 1), 4.8, 300, 10, "lars", 1e-6, MOCOV3_RESNET),
-    "mocov3-resnet50-800e": ((8, 512, 1), 4.8, 800, 10, "lars", 1.5e-6, {**MOCOV3_RESNET, "teacher_base_momentum": 0.996}),
+    "mocov3-resnet50-800e": (
+        (8, 512, 1),
+        4.8,
+        800,
+        10,
+        "lars",
+        1.5e-6,
+        {**MOCOV3_RESNET, "teacher_base_momentum": 0.996},
+    ),
     "mocov3-vit-small-300e": ((16, 256, 1), 2.4e-3, 300, 40, "adamw", 0.1, MOCOV3_VIT),
     "mocov3-vit-base-300e": ((16, 256, 1), 2.4e-3, 300, 40, "adamw", 0.1, MOCOV3_VIT),
     "mocov3-vit-large-300e": ((64, 64, 1), 2.4e-3, 300, 40, "adamw", 0.1, MOCOV3_VIT),
@@ -213,7 +226,8 @@ class TestJointEmbeddingRecipes:
             jitter = view["color_jitter"]
             strengths = tuple(jitter[key] for key in ("brightness", "contrast", "saturation", "hue"))
             blur, solarize = view.get("gaussian_blur", {"p": 0.0}), view.get("solarize", {"p": 0.0})
-            assert (view["hflip"], view["grayscale"], blur.get("sigma", [0.1, 2.0])) == (0.5, 0.2, [0.1, 2.0])
+            grayscale = {"p": 0.2, "weights": "mean", "before_jitter": True} if "mocov1" in name else 0.2
+            assert (view["hflip"], view["grayscale"], blur.get("sigma", [0.1, 2.0])) == (0.5, grayscale, [0.1, 2.0])
             low, high = view["scale"]
             assert high == (0.14 if view["size"] == 96 else 1.0)
             given += view["count"] * [

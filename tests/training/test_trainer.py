@@ -16,10 +16,11 @@ from transformers import AutoImageProcessor, AutoModel, AutoModelForPreTraining,
 
 from ssl_hub.data.datasets import load_image_dataset
 from ssl_hub.models.mae import modeling_mae
-from ssl_hub.training.arguments import PretrainingArguments
+from ssl_hub.training.arguments import PretrainingArguments, parse_arguments
 from ssl_hub.training.checkpointing import list_checkpoints
 from ssl_hub.training.recipes import Recipe
-from ssl_hub.training.trainer import NonFiniteLossError, SSLTrainer
+from ssl_hub.training.run_log import NonFiniteLossError
+from ssl_hub.training.trainer import SSLTrainer
 
 ROOT = Path(__file__).parents[2]
 RECIPE = Recipe(
@@ -103,7 +104,7 @@ def test_a_run(tmp_path):
     last = trainer.train()
     assert {path.name for path in tmp_path.iterdir()} == {
         *("README.md", "backbone", "checkpoint-30", "config.json", "curves.png", "metrics.jsonl"),
-        *("model.safetensors", "preprocessor_config.json", "reconstruction.png", "ssl_hub"),
+        *("model.safetensors", "preprocessor_config.json", "recipe.yaml", "reconstruction.png", "ssl_hub"),
     }
     lines = metrics_of(tmp_path)
     assert [line["step"] for line in lines if "loss" in line] == [*range(4, 30, 4), 30]
@@ -218,8 +219,7 @@ def test_no_checkpoint_of_bad_weights(tmp_path):
 
 def test_nan_before_an_evaluation(tmp_path):
     trainer = build_trainer(tmp_path, eval_dataset=digits("test", 40), eval_steps=2, logging_steps=50)
-    with torch.no_grad():
-        trainer.optimizer.param_groups[0]["lr"] = float("nan")
+    trainer.schedule.factor = lambda step: float("nan")
     with pytest.raises(NonFiniteLossError, match="not finite at step 2: loss nan"):
         trainer.train()
 
@@ -244,7 +244,7 @@ def test_unreadable_images_are_skipped_named_and_counted(tmp_path, caplog):
     build_trainer(
         tmp_path / "run", load_image_dataset(images), per_device_train_batch_size=8, max_train_steps=10
     ).train()
-    messages = [record.getMessage() for record in caplog.records if record.name == "ssl_hub.training.trainer"]
+    messages = [record.getMessage() for record in caplog.records if record.name.startswith("ssl_hub.training.")]
     named = [Path(message.rpartition(" ")[2]).name for message in messages[:-1]]
     assert sorted(named) == [f"{number:02}.jpg" for number in range(8)]
     assert messages[-1] == "images that could not be read and were skipped: 8"
@@ -296,9 +296,54 @@ def test_a_batch_larger_than_the_dataset(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_an_evaluation_needs_labels(tmp_path):
-    with pytest.raises(ValueError, match=r"its columns are image.*--label_column_name"):
-        build_trainer(tmp_path, eval_dataset=digits("test", 40).remove_columns("label"))
+def test_an_evaluation_without_labels(tmp_path):
+    """What needs none is evaluated; what was asked for and needs some is refused."""
+    images = digits("test", 40).remove_columns("label")
+    with pytest.raises(ValueError, match=r"'knn' needs labels, .*--label_column_name"):
+        build_trainer(tmp_path, eval_dataset=images, evaluation="[{type: knn}]")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    build_trainer(tmp_path, eval_dataset=images, max_train_steps=1).train()
+    assert metrics_of(tmp_path)[-1].keys() == {"step", "embedding_std", "rankme"}
+
+
+def test_a_run_repeats_from_its_recipe(tmp_path):
+    """`recipe.yaml` holds all of a run, what its command line changed too."""
+    words = ["--recipe", "mae-vit-tiny-digits", "--config_overrides", "mask_ratio=0.5", "--output_dir", "unused"]
+    words += ["--adam_beta2", "0.9", "--evaluation", "[{type: label_free}]", "--max_train_steps", "2"]
+    recipe, model_args, data_args, args = parse_arguments(words)
+    args.output_dir = str(tmp_path / "run")
+    model = AutoModelForPreTraining.from_config(recipe.build_config(model_args.config_overrides))
+    trainer = SSLTrainer(
+        model, args, digits(), recipe.views, digits("test", 40), recipe.evaluation, data_args=data_args
+    )
+    trainer._start()
+    again = parse_arguments(["--recipe", str(tmp_path / "run" / "recipe.yaml"), "--output_dir", "other"])
+    assert again[0].build_config().to_dict() == recipe.build_config("mask_ratio=0.5").to_dict()
+    assert (again[0].views, again[0].evaluation) == (recipe.views, [{"type": "label_free"}])
+    assert again[2] == data_args
+    assert again[3].identity() == args.identity()
+
+
+def test_inputs_that_no_view_makes_or_no_loss_takes(tmp_path, monkeypatch):
+    masked = [{"size": 16, "mask": {"kind": "random", "ratio": 0.5, "patch": 4}}]
+    monkeypatch.setattr(RECIPE, "views", masked)
+    trainer = build_trainer(tmp_path / "masked", model_overrides="mask_ratio=0.25")
+    masks = []
+    trainer.model.loss = lambda *args, bool_masked_pos: masks.append(bool_masked_pos) or exit()
+    with pytest.raises(SystemExit):
+        trainer.train()
+    assert (masks[0].sum(dim=1) == 8).all()
+
+    def loss(self, pixel_values, indices, target_pixel_values):
+        pass
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    monkeypatch.setattr(modeling_mae.MAEModel, "loss", loss)
+    with pytest.raises(ValueError, match="needs target_pixel_values, which no view makes: add the key 'target'"):
+        build_trainer(tmp_path / "run")
+    monkeypatch.setattr(modeling_mae.MAEModel, "loss", lambda self, pixel_values: None)
+    with pytest.raises(ValueError, match="does not take bool_masked_pos: leave the key 'mask' out"):
+        build_trainer(tmp_path / "run")
 
 
 def test_a_tracker_that_is_not_installed(tmp_path, monkeypatch):
@@ -334,7 +379,7 @@ def test_an_algorithm_without_predict_trains_to_the_end(tmp_path, monkeypatch):
 
 def test_a_model_without_checkpoints_is_not_written_over_by_latest(tmp_path):
     (tmp_path / "model.safetensors").write_text("precious")
-    with pytest.raises(FileExistsError, match="no checkpoint to go on from.*--model_name_or_path"):
+    with pytest.raises(FileExistsError, match="no checkpoint to resume from.*--model_name_or_path"):
         build_trainer(tmp_path, resume_from_checkpoint="latest")
     assert (tmp_path / "model.safetensors").read_text() == "precious"
 
@@ -383,8 +428,9 @@ def train_with_batches_of(batch_size, output_dir):
     eval_dataset = digits("test", 41)  # an odd number: the processes get shares of different sizes
     trainer = build_trainer(output_dir, None, eval_dataset, per_device_train_batch_size=batch_size, **args)
     process = trainer.accelerator.process_index
-    _, labels = trainer._features(eval_dataset)
-    assert labels.tolist() == list(eval_dataset["label"]), "the shares of the processes in another order"
+    table = trainer.run_evaluation.feature_table(trainer.model, eval_dataset)
+    assert table.known.all() and len(table.features) == 41
+    save_file({"features": table.features}, f"{output_dir}-features-{process}.safetensors")
     trainer.train()
     return trainer.model, process
 
@@ -403,6 +449,11 @@ def test_two_processes_are_one_with_the_whole_batch(tmp_path, monkeypatch):
 
     monkeypatch.setattr(modeling_mae, "random_patch_mask", mask_by_position)
     model, _ = train_with_batches_of(16, tmp_path / "one")
+    tables = [
+        load_file(tmp_path / f"{run}.safetensors") for run in ("one-features-0", "two-features-0", "two-features-1")
+    ]
+    torch.testing.assert_close(tables[1]["features"], tables[0]["features"], atol=1e-5, rtol=1e-4)
+    assert torch.equal(tables[1]["features"], tables[2]["features"])
     first, second = (load_file(tmp_path / "two" / f"process-{process}.safetensors") for process in range(2))
     for name, tensor in model.state_dict().items():
         assert torch.equal(first[name], second[name]), name

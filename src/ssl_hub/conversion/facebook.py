@@ -25,7 +25,7 @@ def _mlp_rule(pattern: str, target: str) -> tuple:
         layer, kind = divmod(int(match["index"]), 3)
         return f"{target}.{('fc', 'bn')[kind]}{layer}."
 
-    return pattern + r"\.(?P<index>[013467])\.", replacement
+    return pattern + r"\.(?P<index>\d+)\.", replacement
 
 
 # by our model types

@@ -114,6 +114,25 @@ VIT_ARCHS = {
     "mocov3-small": (384, 12, 12, 1536),
 }
 
+# MMSelfSup's necks: their options besides the sizes, with the defaults of their classes
+NECK_OPTIONS = {
+    "DenseCLNeck": {"num_grid": None},
+    "LinearNeck": {"with_avg_pool": True},
+    "MoCoV2Neck": {"with_avg_pool": True},
+    "NonLinearNeck": {
+        "num_layers": 2,
+        "with_bias": False,
+        "with_last_bias": False,
+        "with_last_bn": True,
+        "with_last_bn_affine": True,
+        "with_avg_pool": True,
+        "vit_backbone": False,
+        "norm_cfg": {"type": "SyncBN"},
+    },
+    "SwAVNeck": {"with_avg_pool": True, "with_l2norm": True, "norm_cfg": {"type": "SyncBN"}},
+}
+BATCHNORM = {"eps": 1e-5, "momentum": 0.1, "affine": True, "track_running_stats": True, "requires_grad": True}
+
 
 def convert_state_dict(algorithm: str, state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Renames the tensors of an MMSelfSup checkpoint (`checkpoint["state_dict"]`) to ssl_hub's names.
@@ -172,30 +191,82 @@ def _resnet_fields(backbone: dict) -> dict:
     }
 
 
-def _joint_embedding_fields(config: dict) -> dict:
-    """What the configurations of the joint-embedding algorithms share."""
-    backbone, neck = config["backbone"], config["neck"]
+def _joint_embedding_fields(config: dict, *neck_types: str) -> dict:
+    """What the configurations of the joint-embedding algorithms share.
+
+    Args:
+        neck_types: the necks of which the algorithm has a counterpart.
+    """
+    backbone = config["backbone"]
     is_vit = backbone["type"] != "ResNet"
+    neck = _neck_options(config["neck"], *neck_types)
+    for option, value in (("with_avg_pool", not is_vit), ("vit_backbone", is_vit), ("with_l2norm", True)):
+        if neck.get(option, value) != value:
+            raise ValueError(f"no counterpart of a {neck['type']} with {option}={not value} after a {backbone['type']}")
+    fields = {"projection_size": neck["out_channels"]}
+    if neck["type"] == "NonLinearNeck":
+        fields |= _nonlinear_neck_fields(neck, "projection")
+    elif neck.get("hid_channels", 0) > 0:
+        fields["projection_hidden_size"] = neck["hid_channels"]
     return {
         "backbone_config": _vit_fields(backbone) if is_vit else _resnet_fields(backbone),
         "zero_init_residual": backbone.get("zero_init_residual", False),
-        "projection_hidden_size": neck.get("hid_channels", 2048),
-        "projection_size": neck["out_channels"],
+        **fields,
         **_normalisation(config),
+    }
+
+
+def _neck_options(neck: dict, *types: str) -> dict:
+    """All options of a neck; refuses one of other types, and options that have no counterpart."""
+    if neck["type"] not in types:
+        raise ValueError(f"no counterpart of MMSelfSup's {neck['type']} here; there is one of {' or '.join(types)}")
+    defaults = NECK_OPTIONS[neck["type"]]
+    unknown = neck.keys() - defaults.keys() - {"type", "in_channels", "hid_channels", "out_channels", "init_cfg"}
+    if unknown:
+        raise ValueError(f"no counterpart of the options {', '.join(sorted(unknown))} of MMSelfSup's {neck['type']}")
+    neck = defaults | neck
+    norm = BATCHNORM | neck.get("norm_cfg", {"type": "BN"})
+    if norm not in [{"type": name, **BATCHNORM} for name in ("BN", "BN1d", "SyncBN")]:
+        raise ValueError(f"the norm_cfg of a neck must be BatchNorm with the default options; got {neck['norm_cfg']}")
+    return neck
+
+
+def _nonlinear_neck_fields(neck: dict, role: str) -> dict:
+    """The fields of a projector (`role` is `"projection"`) or a predictor (`"predictor"`)."""
+    neck = _neck_options(neck, "NonLinearNeck")
+    if neck["num_layers"] < 2:
+        raise ValueError(
+            "no counterpart of a NonLinearNeck with num_layers=1, which in MMSelfSup ends with hid_channels and BatchNorm"
+        )
+    return {
+        f"{role}_hidden_size": neck["hid_channels"],
+        f"{role}_num_layers": neck["num_layers"],
+        f"{role}_bias": neck["with_bias"],
+        f"{role}_last_bias": neck["with_last_bias"],
+        f"{role}_last_batchnorm": neck["with_last_bn"],
+        f"{role}_last_batchnorm_affine": neck["with_last_bn_affine"],
+    }
+
+
+def _predictor_fields(config: dict) -> dict:
+    """The fields of a projector and a predictor, besides what all joint-embedding algorithms share."""
+    return {
+        **_joint_embedding_fields(config, "NonLinearNeck"),
+        **_nonlinear_neck_fields(config["head"]["predictor"], "predictor"),
     }
 
 
 def _barlowtwins_config(config: dict) -> BarlowTwinsConfig:
     return BarlowTwinsConfig(
-        off_diagonal_weight=config["head"]["loss"].get("lambd", 0.0051), **_joint_embedding_fields(config)
+        off_diagonal_weight=config["head"]["loss"].get("lambd", 0.0051),
+        **_joint_embedding_fields(config, "NonLinearNeck"),
     )
 
 
 def _byol_config(config: dict) -> BYOLConfig:
     return BYOLConfig(
-        predictor_hidden_size=config["head"]["predictor"]["hid_channels"],
         teacher_base_momentum=config.get("base_momentum", 0.996),
-        **_joint_embedding_fields(config),
+        **_predictor_fields(config),
     )
 
 
@@ -225,50 +296,49 @@ def _densecl_config(config: dict) -> DenseCLConfig:
     return DenseCLConfig(
         grid_size=config["neck"].get("num_grid"),
         dense_loss_weight=config.get("loss_lambda", 0.5),
-        **_queue_fields(config),
+        **_queue_fields(config, "DenseCLNeck"),
     )
 
 
 def _moco_config(config: dict) -> MoCoConfig:
-    return MoCoConfig(mlp_projector=config["neck"]["type"] == "MoCoV2Neck", **_queue_fields(config))
+    mlp = config["neck"]["type"] == "MoCoV2Neck"
+    return MoCoConfig(mlp_projector=mlp, **_queue_fields(config, "MoCoV2Neck", "LinearNeck"))
 
 
-def _queue_fields(config: dict) -> dict:
+def _queue_fields(config: dict, *neck_types: str) -> dict:
     return {
         "queue_size": config.get("queue_len", 65536),
         "teacher_momentum": config.get("momentum", 0.999),
         "temperature": config["head"].get("temperature", 0.1),
-        **_joint_embedding_fields(config),
+        **_joint_embedding_fields(config, *neck_types),
     }
 
 
 def _mocov3_config(config: dict) -> MoCoV3Config:
     head = config["head"]
     return MoCoV3Config(
-        projection_num_layers=config["neck"].get("num_layers", 2),
-        predictor_hidden_size=head["predictor"]["hid_channels"],
-        predictor_last_batchnorm=head["predictor"].get("with_last_bn", True),
         temperature=head.get("temperature", 1.0),
         teacher_base_momentum=config.get("base_momentum", 0.99),
         freeze_patch_projection=config["backbone"].get("stop_grad_conv1", False),
-        **_joint_embedding_fields(config),
+        **_predictor_fields(config),
     )
 
 
 def _simclr_config(config: dict) -> SimCLRConfig:
-    return SimCLRConfig(temperature=config["head"].get("temperature", 0.1), **_joint_embedding_fields(config))
+    return SimCLRConfig(
+        temperature=config["head"].get("temperature", 0.1), **_joint_embedding_fields(config, "NonLinearNeck")
+    )
 
 
 def _simsiam_config(config: dict) -> SimSiamConfig:
-    return SimSiamConfig(
-        predictor_hidden_size=config["head"]["predictor"]["hid_channels"], **_joint_embedding_fields(config)
-    )
+    return SimSiamConfig(**_predictor_fields(config))
 
 
 def _swav_config(config: dict) -> SwAVConfig:
     loss = config["head"]["loss"]
     num_crops = loss.get("num_crops", [2])
     return SwAVConfig(
+        mlp_projector=config["neck"].get("hid_channels", 0) > 0,
         num_large_crops=num_crops[0],
         num_small_crops=sum(num_crops[1:]),
         num_prototypes=loss.get("num_prototypes", 3000),
@@ -277,7 +347,7 @@ def _swav_config(config: dict) -> SwAVConfig:
         sinkhorn_iterations=loss.get("sinkhorn_iterations", 3),
         freeze_prototypes_steps=0,  # a hook's matter there, like the queue
         queue_size=0,
-        **_joint_embedding_fields(config),
+        **_joint_embedding_fields(config, "SwAVNeck"),
     )
 
 

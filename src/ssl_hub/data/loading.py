@@ -1,21 +1,27 @@
 """Batches for training and evaluation: the same ones whatever the number of workers or processes."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import cycle, islice
+from typing import NamedTuple
 
 import datasets
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ssl_hub.data.images import UnreadableImageError, decode_image
+from ssl_hub.data.images import EncodedImage, UnreadableImageError, decode_image
+from ssl_hub.data.views import View
+
+# The second word of the entropy that orders and views are seeded with, so that no two random streams of a run share a
+# seed. The trainer's streams are small numbers.
+_ORDER_STREAM = int.from_bytes(b"orde", "big")
+_VIEW_STREAM = int.from_bytes(b"view", "big")
 
 
 def build_train_loader(
     dataset: "datasets.Dataset | datasets.IterableDataset",
-    views: Sequence[Callable[[Image.Image], torch.Tensor]],
+    views: Sequence[View],
     *,
     batch_size: int,
     seed: int,
@@ -27,8 +33,8 @@ def build_train_loader(
 ) -> DataLoader:
     """Load this process's share of shuffled, augmented batches, as `collate` makes them.
 
-    `loader.batch_sampler.set_epoch(epoch, start_batch)` says what the next `iter(loader)` begins with. The loader leaves
-    torch's global generators alone, and must not be sharded once more (by `Accelerator.prepare`, say).
+    `loader.batch_sampler.set_epoch(epoch, start_batch, weights)` says what the next `iter(loader)` begins with. The
+    loader leaves torch's global generators alone, and must not be sharded once more (by `Accelerator.prepare`, say).
 
     Args:
         dataset: What `load_image_dataset` returned.
@@ -58,7 +64,16 @@ def build_train_loader(
     )
 
 
-class _BatchSampler(Sampler[list[tuple]]):
+class ViewKey(NamedTuple):
+    """What the views of a sample are drawn from: the `repeat`-th time that `epoch` shows `index`, counted from 0."""
+
+    epoch: int
+    index: int
+    repeat: int = 0
+    row: dict | None = None  # of a stream, whose rows cannot be looked up
+
+
+class _BatchSampler(Sampler[list[ViewKey]]):
     """What the two batch samplers share: who gets which part of a batch, and the place to start."""
 
     def __init__(self, batch_size: int, seed: int, num_processes: int, process_index: int):
@@ -72,10 +87,22 @@ class _BatchSampler(Sampler[list[tuple]]):
         self.part = slice(process_index * batch_size, (process_index + 1) * batch_size)
         self.set_epoch(0)
 
-    def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
-        """Let the next iteration be that of `epoch`, without its first `start_batch` batches."""
+    def set_epoch(self, epoch: int, start_batch: int = 0, weights: torch.Tensor | None = None) -> None:
+        """Let the next iteration be that of `epoch`, without its first `start_batch` batches.
+
+        Args:
+            weights: `(N,)`, one a row, at least 0. As many rows as the dataset has are drawn with replacement, in
+                proportion to them. Without weights every row is shown once.
+
+        Raises:
+            ValueError: The weights do not fit the dataset, are not finite, negative, or all 0.
+        """
         self.epoch = epoch
         self.start_batch = start_batch
+        self.probabilities = None if weights is None else self._check_weights(weights)
+
+    def _check_weights(self, weights: torch.Tensor) -> np.ndarray:
+        raise NotImplementedError
 
     def _too_small(self, num_rows: int) -> ValueError:
         return ValueError(
@@ -85,7 +112,7 @@ class _BatchSampler(Sampler[list[tuple]]):
 
 
 class EpochBatchSampler(_BatchSampler):
-    """Keys `(epoch, index)` of this process's part of each batch, in an order drawn from (seed, epoch)."""
+    """The keys of this process's part of each batch, in an order drawn from (seed, epoch)."""
 
     def __init__(self, num_rows: int, batch_size: int, seed: int, num_processes: int = 1, process_index: int = 0):
         super().__init__(batch_size, seed, num_processes, process_index)
@@ -97,16 +124,43 @@ class EpochBatchSampler(_BatchSampler):
         """Batches of a whole epoch, `start_batch` or not."""
         return self.num_rows // self.global_batch_size
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[ViewKey]]:
         epoch, first = self.epoch, self.start_batch
-        order = np.random.default_rng([self.seed, epoch]).permutation(self.num_rows)
+        generator = np.random.default_rng([self.seed, _ORDER_STREAM, epoch])
+        if self.probabilities is None:
+            order, repeats = generator.permutation(self.num_rows), np.zeros(self.num_rows, dtype=int)
+        else:
+            order = generator.choice(self.num_rows, self.num_rows, p=self.probabilities)
+            repeats = _count_earlier(order)
         for batch in range(first, len(self)):
             start = batch * self.global_batch_size
-            yield [(epoch, int(i)) for i in order[start : start + self.global_batch_size][self.part]]
+            part = slice(start + self.part.start, start + self.part.stop)
+            yield [ViewKey(epoch, *key) for key in zip(order[part].tolist(), repeats[part].tolist(), strict=True)]
+
+    def _check_weights(self, weights: torch.Tensor) -> np.ndarray:
+        weights = torch.as_tensor(weights).detach().cpu().double()
+        if weights.shape != (self.num_rows,):
+            raise ValueError(
+                f"Sampling weights must be one number a row of the dataset, ({self.num_rows},); got {tuple(weights.shape)}."
+            )
+        wrong = (~weights.isfinite() | (weights < 0)).nonzero().flatten()
+        if len(wrong) > 0 or weights.sum() == 0:
+            found = f"{weights[wrong[0]].item()} for row {wrong[0].item()}" if len(wrong) > 0 else "nothing but 0"
+            raise ValueError(f"Sampling weights must be finite, at least 0, and not all 0; got {found}.")
+        return (weights / weights.sum()).numpy()
+
+
+def _count_earlier(order: np.ndarray) -> np.ndarray:
+    """How often each entry came up before."""
+    by_value = np.argsort(order, kind="stable")
+    ordered = order[by_value]
+    earlier = np.empty_like(order)
+    earlier[by_value] = np.arange(len(order)) - np.searchsorted(ordered, ordered)
+    return earlier
 
 
 class StreamBatchSampler(_BatchSampler):
-    """Keys `(epoch, index, row)` of this process's part of each batch of a shuffled stream.
+    """The keys of this process's part of each batch of a shuffled stream.
 
     The row travels in the key: the stream is read once, here, and the workers decode. `index` is the row's place in the
     shuffled stream. Every process reads the whole stream.
@@ -125,7 +179,7 @@ class StreamBatchSampler(_BatchSampler):
         super().__init__(batch_size, seed, num_processes, process_index)
         self.stream = dataset.shuffle(seed=seed, buffer_size=shuffle_buffer_size)
 
-    def __iter__(self) -> Iterator[list[tuple[int, int, dict]]]:
+    def __iter__(self) -> Iterator[list[ViewKey]]:
         epoch, first = self.epoch, self.start_batch
         self.stream.set_epoch(epoch)
         rows = islice(enumerate(self.stream), first * self.global_batch_size, None)
@@ -133,76 +187,90 @@ class StreamBatchSampler(_BatchSampler):
         if first == 0 and len(batch) < self.global_batch_size:
             raise self._too_small(len(batch))
         while len(batch) == self.global_batch_size:
-            yield [(epoch, index, row) for index, row in batch[self.part]]
+            yield [ViewKey(epoch, index, row=row) for index, row in batch[self.part]]
             batch = list(islice(rows, self.global_batch_size))
+
+    def _check_weights(self, weights: torch.Tensor) -> np.ndarray:
+        raise ValueError("Sampling weights need a dataset with rows by index: load it with streaming=False.")
 
 
 class ViewDataset(Dataset):
-    """Views of the images of a dataset, drawn from (seed, epoch, index) alone.
+    """Views of the images of a dataset, drawn from (seed, epoch, index) and how often the epoch showed the index before.
 
-    `self[epoch, index]`, or `self[epoch, index, row]` for a row that was streamed, is a dict of
-        * pixel_values: the views, uint8 tensors `(3, H, W)`,
+    `self[key]`, with a `ViewKey` or its first values `(epoch, index)`, is a dict of
+        * views: the named tensors that each view renders,
         * index: the row that they show,
         * unreadable: the names of the images that could not be read on the way.
 
-    An unreadable image is replaced by the next readable one. A streamed one has no next: its `pixel_values` are None,
-    and `collate` puts another one of the batch in its place.
+    An unreadable image is replaced by the next readable one. A streamed one has no next: its `views` are None, and
+    `collate` puts another one of the batch in its place.
     """
 
-    def __init__(self, dataset, views: Sequence[Callable[[Image.Image], torch.Tensor]], seed: int):
+    def __init__(self, dataset, views: Sequence[View], seed: int):
         self.dataset = dataset
         self.views = views
         self.seed = seed
 
     def __getitem__(self, key: tuple) -> dict:
-        epoch, index, *streamed = key
+        key = ViewKey(*key)
         unreadable = []
-        for row, shown in self._candidates(index, streamed):
+        for row, shown in self._candidates(key):
             try:
-                image = decode_image(row["image"], f"row {shown}")
+                encoded = EncodedImage(row["image"], f"row {shown}")
+                drawn = self._draw(encoded.height, encoded.width, key)
+                # Decoded once, whatever the number of views, and no larger than they need.
+                resolution = max(view.resolution(parameters) for view, parameters in drawn)
+                image = encoded.decode(resolution)
             except UnreadableImageError as error:
                 unreadable.append(error.name)
             else:
-                return {"pixel_values": self._draw(image, epoch, index), "index": shown, "unreadable": unreadable}
-        return {"pixel_values": None, "index": index, "unreadable": unreadable}
+                rendered = [view.render(image, parameters) for view, parameters in drawn]
+                return {"views": rendered, "index": shown, "unreadable": unreadable}
+        return {"views": None, "index": key.index, "unreadable": unreadable}
 
-    def _candidates(self, index: int, streamed: list[dict]) -> Iterator[tuple[dict, int]]:
-        if streamed:
-            yield streamed[0], index
+    def _candidates(self, key: ViewKey) -> Iterator[tuple[dict, int]]:
+        if key.row is not None:
+            yield key.row, key.index
         else:
-            for i in range(index, index + len(self.dataset)):
+            for i in range(key.index, key.index + len(self.dataset)):
                 yield self.dataset[i % len(self.dataset)], i % len(self.dataset)
 
-    def _draw(self, image: Image.Image, epoch: int, index: int) -> list[torch.Tensor]:
-        seed = np.random.SeedSequence([self.seed, epoch, index]).generate_state(1, np.uint64)[0]
-        # Transforms draw from the CPU's generator; torch.manual_seed would reset the accelerators' too.
+    def _draw(self, height: int, width: int, key: ViewKey) -> list[tuple[View, dict]]:
+        entropy = [self.seed, _VIEW_STREAM, key.epoch, key.index, key.repeat]
+        seed = np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]
+        # Views draw from the CPU's generator; torch.manual_seed would reset the accelerators' too.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(int(seed))
-            return [view(image) for view in self.views]
+            return [(view, view.draw(height, width)) for view in self.views]
 
 
 def collate(samples: list[dict]) -> dict:
     """Batch the samples of a `ViewDataset`.
 
-    A sample without pixels is replaced by a readable one of the batch: processes need batches of one size.
+    A sample without views is replaced by a readable one of the batch: processes need batches of one size.
 
     Returns:
-        pixel_values: one uint8 tensor `(B, 3, H, W)` a view.
+        pixel_values: uint8 `(B, 3, H, W)` (`(B, P, 3, H, W)` of views that are P patches).
+        Whatever else views make: `bool_masked_pos`, `target_pixel_values`, ... Each name has a tensor where one view
+            makes it, and a list of tensors in the order of the views where several do.
         indices: `(B,)`, the rows that they show.
         unreadable: the names of the images that could not be read.
 
     Raises:
-        UnreadableImageError: No sample has pixels.
+        UnreadableImageError: No sample has views.
     """
     unreadable = [name for sample in samples for name in sample["unreadable"]]
-    readable = [sample for sample in samples if sample["pixel_values"] is not None]
+    readable = [sample for sample in samples if sample["views"] is not None]
     if not readable:
         raise UnreadableImageError(f"None of the images of a batch can be read: {', '.join(unreadable[:5])}, ...")
     batch = list(islice(cycle(readable), len(samples)))
+    inputs: dict[str, list[torch.Tensor]] = {}
+    for outputs in zip(*(sample["views"] for sample in batch), strict=True):
+        for name in outputs[0]:
+            stacked = torch.stack([output[name] for output in outputs]).contiguous()
+            inputs.setdefault(name, []).append(stacked)
     return {
-        "pixel_values": [
-            torch.stack(view).contiguous() for view in zip(*(s["pixel_values"] for s in batch), strict=True)
-        ],
+        **{name: tensors[0] if len(tensors) == 1 else tensors for name, tensors in inputs.items()},
         "indices": torch.tensor([sample["index"] for sample in batch]),
         "unreadable": unreadable,
     }

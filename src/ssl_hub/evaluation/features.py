@@ -1,58 +1,165 @@
 """Features of a frozen model over a dataset: what every evaluation of this package starts from."""
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
+from ..distributed import gather, num_processes, process_index, sum_
+from ..lifecycle import FeatureTable
+from .base import LabelledFeatures
+
+logger = logging.getLogger(__name__)
+
+# Entries of a table that are on the device at a time: 256 MiB of float32.
+_MAX_ENTRIES = 2**26
+
 
 def extract_features(
     model: nn.Module, loader: Iterable[dict], device: torch.device | str | None = None
-) -> tuple[Tensor, Tensor | None]:
-    """Pooled features of every image that `loader` yields, in its order.
+) -> LabelledFeatures:
+    """Pooled features of every readable image that `loader` yields, in its order.
 
-    The model runs in eval mode without gradients; afterwards every submodule is back in the mode it was in. The random
-    state of torch is left as it was found, so that an evaluation between two steps does not change a training run.
+    An image that cannot be read has no row here, and a warning tells how many there are; [`extract_feature_table`] keeps
+    a row for it. The model runs in eval mode without gradients; afterwards every submodule is back in the mode it was
+    in. The random state of torch is left as it was found, so that an evaluation between two steps does not change a
+    training run.
 
     Args:
         model: `model(pixel_values).pooler_output` must be of shape `(B, D)`.
-        loader: yields dicts with `"pixel_values"` `(B, C, H, W)` and, in all batches or in none, `"labels"` `(B,)`.
+        loader: yields dicts with `"pixel_values"` `(B, C, H, W)` and, in all batches or in none, `"labels"` `(B,)`;
+            `"unreadable"`, if there, names the images that were left out.
         device: where the batches are sent; by default where the model's parameters are.
 
     Returns:
         Features `(N, D)`, float32 on the CPU, and labels `(N,)` on the CPU, or None if the loader has none.
 
     Raises:
-        ValueError: the loader yields no batch, or labels in some batches only, or the features are not `(B, D)`.
+        ValueError: the loader yields no image, or labels in some batches only, or the features are not `(B, D)`.
     """
     device = device or next(model.parameters()).device
+    features, labels, unreadable = [], [], []
+    with _evaluation(model):
+        for batch in loader:
+            unreadable += batch.get("unreadable", [])
+            if len(batch["pixel_values"]) > 0:  # else none of its images could be read
+                features.append(_checked(model(batch["pixel_values"].to(device)).pooler_output))
+                if "labels" in batch:
+                    labels.append(batch["labels"].cpu())
+    if unreadable:
+        logger.warning("%d images cannot be read and have no features: %s", len(unreadable), ", ".join(unreadable[:5]))
+    if not features:
+        raise ValueError("The loader yields no image: give it at least one (mind drop_last and the split).")
+    if labels and len(labels) != len(features):
+        raise ValueError(f"{len(labels)} of {len(features)} batches have 'labels': give them in all batches or none.")
+    return LabelledFeatures(torch.cat(features), torch.cat(labels) if labels else None)
+
+
+def extract_feature_table(
+    extract: Callable[[Tensor], Tensor] | None,
+    model: nn.Module,
+    loader: Iterable[dict],
+    num_rows: int,
+    device: torch.device | str | None = None,
+    offset: int = 0,
+) -> FeatureTable:
+    """Features by row of a dataset: row i is image i, zero and not `known` where this loader has not read it.
+
+    With several processes each extracts its part, and [`gather_feature_tables`] puts the parts together. Model and
+    random state are left as by [`extract_features`].
+
+    Args:
+        extract: gives the features `(B, D)` of normalised images `(B, C, H, W)`; None for the model's pooled features.
+        model: what is put in eval mode meanwhile.
+        loader: yields dicts with `"pixel_values"` `(B, C, H, W)` and `"indices"` `(B,)`.
+        num_rows: of the whole dataset, N.
+        device: where the batches are sent; by default where the model's parameters are.
+        offset: the row in the dataset of the loader's index 0, such as `process_rows(num_rows).start`.
+
+    Returns:
+        Features `(N, D)`, float32, and known rows `(N,)`, on the CPU; D is 0 if no image was read.
+
+    Raises:
+        ValueError: the features are not `(B, D)`, or an index lies outside of the dataset.
+    """
+    device = device or next(model.parameters()).device
+    table = FeatureTable(torch.zeros(num_rows, 0), torch.zeros(num_rows, dtype=torch.bool))
+    with _evaluation(model):
+        for batch in loader:
+            if len(batch["pixel_values"]) == 0:  # none of its images could be read
+                continue
+            rows = batch["indices"].cpu() + offset
+            if rows.min() < 0 or rows.max() >= num_rows:
+                raise ValueError(
+                    f"The loader's rows {int(rows.min())} to {int(rows.max())} (offset {offset}) are not all among the "
+                    f"{num_rows} of the dataset."
+                )
+            pixel_values = batch["pixel_values"].to(device)
+            features = _checked(extract(pixel_values) if extract else model(pixel_values).pooler_output)
+            if not table.known.any():
+                table.features = torch.zeros(num_rows, features.shape[1])
+            table.features[rows] = features
+            table.known[rows] = True
+    return table
+
+
+def process_rows(num_rows: int) -> range:
+    """The rows of a dataset that this process extracts; all of them on a single process."""
+    start, stop = (num_rows * index // num_processes() for index in (process_index(), process_index() + 1))
+    return range(start, stop)
+
+
+def gather_feature_tables(table: FeatureTable, device: torch.device | str = "cpu") -> FeatureTable:
+    """Puts the parts of all processes together: the result is the same on every process; a no-op on a single one.
+
+    Args:
+        table: of this process, with the rows that it has read and zeros elsewhere.
+        device: one that the processes communicate on (the accelerator's for NCCL); a part of the table at a time.
+
+    Raises:
+        ValueError: two processes know the same row.
+    """
+    if num_processes() == 1:
+        return table
+    num_rows = len(table.known)
+    counts = sum_(table.known.to(device, torch.int32)).cpu()
+    if counts.max() > 1:
+        raise ValueError(
+            f"{int((counts > 1).sum())} rows were extracted by several processes: give each its own, see process_rows."
+        )
+    # A process without a readable image does not know the width.
+    width = int(gather(torch.tensor([table.features.shape[1]], device=device)).max())
+    features = table.features if table.features.shape[1] == width else torch.zeros(num_rows, width)
+    gathered = torch.empty(num_rows, width)
+    for rows in torch.arange(num_rows).split(max(1, _MAX_ENTRIES // max(1, width))):
+        part = slice(int(rows[0]), int(rows[-1]) + 1)
+        # A row is zero on all processes but one, so that the sum is exact.
+        gathered[part] = sum_(features[part].to(device, copy=True)).cpu()
+    return FeatureTable(gathered, counts.bool())
+
+
+@contextmanager
+def _evaluation(model: nn.Module) -> Iterator[None]:
     training_modes = [(module, module.training) for module in model.modules()]
-    features, labels = [], []
     try:
         model.eval()
         # A DataLoader draws a seed from the global CPU generator each time it is iterated.
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            for batch in loader:
-                if len(batch["pixel_values"]) == 0:  # none of its images could be read
-                    continue
-                pooled = model(batch["pixel_values"].to(device)).pooler_output
-                if pooled.ndim != 2:
-                    raise ValueError(
-                        f"pooler_output has the shape {tuple(pooled.shape)}, expected (batch, dimensions): flatten it "
-                        "in the model."
-                    )
-                features.append(pooled.float().cpu())
-                if "labels" in batch:
-                    labels.append(batch["labels"].cpu())
+            yield
     finally:
         for module, training in training_modes:
             module.training = training
 
-    if not features:
-        raise ValueError("The loader yields no batch: give it at least one image (mind drop_last and the split).")
-    if labels and len(labels) != len(features):
-        raise ValueError(f"{len(labels)} of {len(features)} batches have 'labels': give them in all batches or none.")
-    return torch.cat(features), torch.cat(labels) if labels else None
+
+def _checked(features: Tensor) -> Tensor:
+    if features.ndim != 2:
+        raise ValueError(
+            f"The features have the shape {tuple(features.shape)}, expected (batch, dimensions): flatten them in the "
+            "model."
+        )
+    return features.float().cpu()
 
 
 def check_features(name: str, features: Tensor, labels: Tensor | None = None) -> None:

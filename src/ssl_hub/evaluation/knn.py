@@ -1,9 +1,13 @@
 """Weighted k-nearest-neighbour classification of frozen features, the protocol of Wu et al. (arXiv 1805.01978)."""
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from .base import Evaluator, LabelledFeatures, Metric
 from .features import check_features
 
 # Entries of the similarity matrix held at a time: 256 MiB of float32, whatever the sizes of the two sets.
@@ -47,8 +51,7 @@ def knn_classify(
         )
     if not 1 <= k <= len(train_features):
         raise ValueError(f"k={k} neighbours of {len(train_features)} train features: choose k in [1, N].")
-    if not temperature > 0:
-        raise ValueError(f"temperature={temperature} must be positive (the paper uses 0.07).")
+    _check_temperature(temperature)
     if train_labels.max() >= num_classes:
         raise ValueError(f"A train label is {train_labels.max()}, but num_classes={num_classes}.")
 
@@ -83,3 +86,37 @@ def knn_accuracy(
     num_classes = int(train_labels.max()) + 1
     scores = knn_classify(train_features, train_labels, test_features, num_classes, k, temperature)
     return (scores.argmax(dim=1) == test_labels.to(scores.device)).float().mean().item()
+
+
+def _check_temperature(temperature: float) -> None:
+    if not (isinstance(temperature, int | float) and temperature > 0):
+        raise ValueError(f"temperature={temperature!r} must be a positive number (the paper uses 0.07).")
+
+
+@dataclass(frozen=True)
+class KNNEvaluator(Evaluator):
+    """Logs [`knn_accuracy`] with the training set as the bank.
+
+    Args:
+        k: number of neighbours; of a training set with fewer images, all vote.
+        temperature: positive.
+    """
+
+    type: ClassVar[str] = "knn"
+    metrics: ClassVar[dict[str, Metric]] = {
+        "knn_accuracy": Metric("kNN accuracy", percent=True, hub_type="accuracy"),
+    }
+    needs_labels: ClassVar[bool] = True
+    needs_train_features: ClassVar[bool] = True
+
+    k: int = 20
+    temperature: float = 0.07
+
+    def __post_init__(self):
+        if type(self.k) is not int or self.k < 1:
+            raise ValueError(f"k={self.k!r} of the evaluation 'knn' must be a whole number of at least 1.")
+        _check_temperature(self.temperature)
+
+    def evaluate(self, features: LabelledFeatures, train: LabelledFeatures | None) -> dict[str, float]:
+        k = min(self.k, len(train.features))
+        return {"knn_accuracy": knn_accuracy(*train, *features, k=k, temperature=self.temperature)}

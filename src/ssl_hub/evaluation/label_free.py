@@ -1,9 +1,13 @@
 """Signs of collapse that need no labels."""
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from .base import Evaluator, LabelledFeatures, Metric
 from .features import check_features
 
 _RANKME_EPSILON = 1e-7
@@ -49,20 +53,38 @@ def rankme(features: Tensor) -> float:
     return torch.exp(-(p * p.log()).sum()).item()
 
 
-def describe_collapse(std: float, rank: float, num_features: int) -> str | None:
+def describe_collapse(std: float, rank: float) -> str | None:
     """Says in words that features have collapsed, and the usual causes; None if they have not.
 
     Args:
         std: what `embedding_std` gives; features of healthy models are far above 0.02, those of an untrained network
             at about 0.1.
         rank: what `rankme` gives.
-        num_features: D.
     """
     if std >= 0.02:
         return None
     return (
         f"the features have collapsed: all images get nearly the same vector (embedding_std {std:.4f} of 1, effective "
-        f"rank {rank:.1f} of {num_features}). Usual causes: too high a learning rate or too short a warm-up, no weight "
+        f"rank {rank:.1f}). Usual causes: too high a learning rate or too short a warm-up, no weight "
         "decay or far too much of it, a batch too small for BatchNorm, views that show too little of an image, a "
         "teacher's momentum that is too low."
     )
+
+
+@dataclass(frozen=True)
+class LabelFreeEvaluator(Evaluator):
+    """Logs [`embedding_std`] and [`rankme`], and warns of a collapse."""
+
+    type: ClassVar[str] = "label_free"
+    metrics: ClassVar[dict[str, Metric]] = {
+        "embedding_std": Metric("embedding standard deviation (1: well spread, 0: collapsed)"),
+        "rankme": Metric("RankMe (effective rank)"),
+    }
+    needs_labels: ClassVar[bool] = False
+    needs_train_features: ClassVar[bool] = False
+
+    def evaluate(self, features: LabelledFeatures, train: LabelledFeatures | None) -> dict[str, float]:
+        return {"embedding_std": embedding_std(features.features), "rankme": rankme(features.features)}
+
+    def warning(self, metrics: dict[str, float]) -> str | None:
+        return describe_collapse(metrics["embedding_std"], metrics["rankme"])

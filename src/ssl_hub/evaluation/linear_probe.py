@@ -1,10 +1,11 @@
 """A quick linear probe on features that were extracted once."""
 
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from dataclasses import dataclass
+from typing import ClassVar
+
 from torch import Tensor
 
+from .base import Evaluator, LabelledFeatures, Metric
 from .features import check_features
 
 
@@ -25,8 +26,28 @@ def linear_probe_accuracy(
     Raises:
         ValueError: sizes that do not fit, an empty set, features that are not finite, or a single class.
     """
+    # Not above: scikit-learn takes a second to import, and whoever knows the evaluations by name imports this file.
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     check_features("train", train_features, train_labels)
     check_features("test", test_features, test_labels)
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     probe.fit(train_features.float().cpu().numpy(), train_labels.cpu().numpy())
     return float(probe.score(test_features.float().cpu().numpy(), test_labels.cpu().numpy()))
+
+
+@dataclass(frozen=True)
+class LinearProbeEvaluator(Evaluator):
+    """Logs [`linear_probe_accuracy`] of a probe trained on the training set."""
+
+    type: ClassVar[str] = "linear_probe"
+    metrics: ClassVar[dict[str, Metric]] = {
+        "linear_probe_accuracy": Metric("linear probe accuracy", percent=True, hub_type="accuracy"),
+    }
+    needs_labels: ClassVar[bool] = True
+    needs_train_features: ClassVar[bool] = True
+
+    def evaluate(self, features: LabelledFeatures, train: LabelledFeatures | None) -> dict[str, float]:
+        return {"linear_probe_accuracy": linear_probe_accuracy(*train, *features)}

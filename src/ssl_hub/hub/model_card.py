@@ -2,22 +2,19 @@
 
 import os
 import re
+from collections.abc import Sequence
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedConfig
 
-_METRIC_NAMES = {
-    "knn_accuracy": "kNN accuracy",
-    "linear_probe_accuracy": "linear probe accuracy",
-    "embedding_std": "embedding standard deviation (1: well spread, 0: collapsed)",
-    "rankme": "RankMe (effective rank)",
-}
+from ..configuration_utils import SSLConfig
+from ..evaluation.evaluators import METRICS
 
 
 def build_model_card(
-    config: PreTrainedConfig,
+    config: SSLConfig,
     *,
     recipe_name: str | None = None,
     dataset_name: str | None = None,
@@ -25,19 +22,21 @@ def build_model_card(
     metrics: list[dict],
     repo_id: str | None = None,
     license: str = "apache-2.0",
+    tags: Sequence[str] = (),
     has_reconstruction: bool = False,
 ) -> ModelCard:
     """A model card that states what was trained, on what, how, with which results, and how to load it.
 
     Args:
-        config: of the model; its class attribute `paper`, if there is one, is cited and linked by the arXiv id in it.
+        config: its class attribute `paper`, if it has one, is cited and linked by the arXiv id in it.
         recipe_name: the recipe that the run started from.
         dataset_name: named in the metadata too when it is a name on the Hub. Of a local path only the last part is
             shown.
         training_arguments: shown as a table; credentials, folders, absolute paths and None are left out.
-        metrics: the records of `metrics.jsonl`; results are the last value of each metric.
+        metrics: the records of `metrics.jsonl`; results are the last value of each metric that an evaluator knows.
         repo_id: "owner/name" on the Hub, used by the code that shows how to load the model.
         license: a license identifier of the Hub.
+        tags: for the metadata, besides the card's own.
         has_reconstruction: whether `reconstruction.png` lies beside the card. `curves.png` is taken to be there when
             `metrics` hold a loss.
     """
@@ -49,32 +48,34 @@ def build_model_card(
     final = {key: value for record in metrics for key, value in record.items() if value is not None}
 
     eval_results = None
-    if "knn_accuracy" in final and shown_dataset is not None:
+    if shown_dataset is not None:
         eval_results = [
             EvalResult(
                 task_type="image-classification",
                 dataset_type=shown_dataset,
                 dataset_name=shown_dataset,
-                metric_type="accuracy",
-                metric_name=_METRIC_NAMES["knn_accuracy"],
-                metric_value=round(final["knn_accuracy"], 4),
+                metric_type=metric.hub_type,
+                metric_name=metric.title,
+                metric_value=round(final[name], 4),
             )
+            for name, metric in METRICS.items()
+            if metric.hub_type is not None and name in final
         ]
     data = ModelCardData(
         license=license,
         # Not "transformers": the Hub would then show code that loads the root without `import ssl_hub`, and fails.
         library_name="ssl_hub",
         pipeline_tag="image-feature-extraction",
-        tags=["self-supervised-learning", "vision", config.model_type],
+        tags=list(dict.fromkeys(["self-supervised-learning", "vision", config.model_type, *tags])),
         datasets=[dataset_name] if is_hub_dataset else None,
-        eval_results=eval_results,
+        eval_results=eval_results or None,
         model_name=model_name if eval_results else None,
     )
 
     sections = [
         f"# {model_name}",
         _introduction(config, shown_dataset),
-        _how_to_load(repo_id or "path/to/this/folder"),
+        _how_to_load(repo_id or "path/to/this/folder", config.backbone_config),
         _training(recipe_name, training_arguments),
         _results(final),
     ]
@@ -97,21 +98,23 @@ def _is_hub_dataset(name: str) -> bool:
     return True
 
 
-def _introduction(config: PreTrainedConfig, dataset: str | None) -> str:
+def _introduction(config: SSLConfig, dataset: str | None) -> str:
     text = f"A vision model pretrained without labels, by the algorithm `{config.model_type}`"
-    paper = getattr(config, "paper", None)
-    if paper:
-        arxiv_id = re.search(r"\d{4}\.\d{4,5}", paper)
-        text += f" ([{paper}](https://arxiv.org/abs/{arxiv_id[0]}))" if arxiv_id else f" ({paper})"
-    backbone_config = getattr(config, "backbone_config", None)
-    if backbone_config is not None:
-        text += f", with a `{backbone_config.model_type}` backbone"
+    if config.paper:
+        arxiv_id = re.search(r"\d{4}\.\d{4,5}", config.paper)
+        text += f" ([{config.paper}](https://arxiv.org/abs/{arxiv_id[0]}))" if arxiv_id else f" ({config.paper})"
+    text += f", with a `{config.backbone_config.model_type}` backbone"
     if dataset is not None:
         text += f", on the data set `{dataset}`"
     return text + "."
 
 
-def _how_to_load(name: str) -> str:
+def _how_to_load(name: str, backbone_config: PreTrainedConfig) -> str:
+    if type(backbone_config).__module__.startswith("transformers."):
+        backbone_text, backbone_import = "The backbone alone, a plain transformers model that needs no `ssl_hub`.", ""
+    else:
+        backbone_text = f"The backbone alone, a `{backbone_config.model_type}`, which is a model class of `ssl_hub`."
+        backbone_import = "import ssl_hub  # registers the backbone with the Auto classes\n"
     return f"""## How to use
 
 Features of an image, with `ssl_hub` installed:
@@ -127,16 +130,17 @@ inputs = image_processor(Image.open("image.jpg").convert("RGB"), return_tensors=
 features = model(**inputs).pooler_output  # (1, D)
 ```
 
-The backbone alone, a plain transformers model that needs no `ssl_hub`. Use its `last_hidden_state`: the pooling layer
-that transformers adds to some backbones, such as ViT, was not trained.
+{backbone_text} Use its `last_hidden_state`: the pooling layer that transformers adds to some backbones, such as ViT, was
+not trained.
 
 ```python
-from transformers import AutoModel
+{backbone_import}from transformers import AutoModel
 
 backbone = AutoModel.from_pretrained("{name}", subfolder="backbone")
 ```
 
-Going on with the training; the checkpoint holds the heads and all other state of the algorithm:
+To continue pretraining with the algorithm's own heads (`pixel_values` are the views of a batch, as the algorithm takes
+them):
 
 ```python
 import ssl_hub
@@ -163,9 +167,9 @@ def _training(recipe_name: str | None, training_arguments: dict | None) -> str:
 
 def _results(final: dict) -> str:
     shown = {
-        name: f"{final[key]:.2%}" if key.endswith("accuracy") else f"{final[key]:.4g}"
-        for key, name in _METRIC_NAMES.items()
-        if key in final
+        f"{metric.title} {'↑' if metric.higher_is_better else '↓'}": metric.format(final[name])
+        for name, metric in METRICS.items()
+        if name in final
     }
     if "loss" in final:
         shown["last logged training loss"] = f"{final['loss']:.4g}"

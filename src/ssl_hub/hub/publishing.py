@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from huggingface_hub import HfApi, get_token
+from huggingface_hub import HfApi, RepoUrl, get_token
 
-if TYPE_CHECKING:  # a push needs neither torch nor transformers
-    from transformers import BaseImageProcessor, PreTrainedModel
+if TYPE_CHECKING:  # `publish` needs neither torch nor transformers
+    from transformers import BaseImageProcessor
+
+    from ..modeling_utils import SSLModel
 
 _CHECKPOINT_FILES = [
     "config.json",
@@ -29,24 +34,32 @@ _SHARED_FILES = [
 
 
 class PublishError(RuntimeError):
-    """A push to the Hub that did not succeed; the files are still on disk."""
+    """A push to the Hub that did not succeed."""
 
 
 def save_for_sharing(
-    model: PreTrainedModel,
+    model: SSLModel,
     image_processor: BaseImageProcessor,
     output_dir: str | Path,
+    max_shard_size: int | str = "50GB",
 ) -> None:
-    """Writes the whole method at the root of `output_dir` and its backbone, as plain transformers, in `backbone/`.
+    """Writes the whole method to the root of `output_dir` and its backbone, as plain transformers, to `backbone/`.
 
-    Both folders get the image processor: normalisation travels with the weights. Files of other names are left alone.
+    Both folders get the image processor: normalisation travels with the weights. State that only a running training
+    needs (`model.training_state`) is left out; it is initialised anew when the model is loaded. Files of other names
+    are left alone.
 
     Args:
-        model: has a submodule `backbone` that is a transformers model.
+        max_shard_size: weights beyond this size are split into several files, as in `save_pretrained`.
     """
     output_dir = Path(output_dir)
-    for part, folder in ((model, output_dir), (model.backbone, output_dir / "backbone")):
-        part.save_pretrained(folder)
+    shared = {
+        name: tensor for name, tensor in model.state_dict().items() if not name.startswith(tuple(model.training_state))
+    }
+    # The backbone first: a save completes its configuration, which the model's configuration includes.
+    model.backbone.save_pretrained(output_dir / "backbone", max_shard_size=max_shard_size)
+    model.save_pretrained(output_dir, state_dict=shared, max_shard_size=max_shard_size)
+    for folder in (output_dir, output_dir / "backbone"):
         image_processor.save_pretrained(folder)
 
 
@@ -55,22 +68,25 @@ def publish(
     repo_id: str,
     *,
     private: bool | None = None,
-    token: str | None = None,
+    token: bool | str | None = None,
     revision: str | None = None,
-    commit_message: str = "Upload model with ssl_hub",
+    create_pr: bool = False,
+    commit_message: str | None = None,
+    commit_description: str | None = None,
 ) -> str:
-    """Pushes what [`save_for_sharing`] wrote, and the pictures of the card, to a model repository on the Hub.
+    """Pushes what [`save_for_sharing`] wrote, with the card and its pictures, to a model repository on the Hub.
 
-    Checkpoints to resume from, logs and whatever else lies in `output_dir` stay at home.
+    Training checkpoints, logs and everything else in `output_dir` are not uploaded.
 
     Args:
-        repo_id: "owner/name", or "name" for a repository of one's own; created if it is not there.
-        private: whether a new repository is private; by default as its owner has set it.
-        token: by default the one of `hf auth login` or of the environment variable HF_TOKEN.
-        revision: a branch, created if it is not there; by default the main branch.
+        repo_id: "owner/name", or "name" for your own namespace; created if it does not exist.
+        private: whether a new repository is private; defaults to its owner's setting.
+        token: defaults to that of `hf auth login` or of the environment variable HF_TOKEN.
+        revision: a branch, created if it does not exist; defaults to the main branch.
+        create_pr: opens a pull request instead of committing to the branch.
 
     Returns:
-        The URL of the repository.
+        The URL of the repository, or of the pull request.
 
     Raises:
         FileNotFoundError: `output_dir` holds no model.
@@ -79,29 +95,104 @@ def publish(
     output_dir = Path(output_dir)
     if not (output_dir / "config.json").is_file():
         raise FileNotFoundError(f"No config.json in {output_dir}: write the model there with save_for_sharing first.")
+    options = {"private": private, "revision": revision, "create_pr": create_pr or None}
+    arguments = [repr(str(output_dir.resolve())), repr(repo_id)]
+    arguments += [f"{name}={value!r}" for name, value in options.items() if value is not None]
+    code = f"from ssl_hub.hub.publishing import publish; publish({', '.join(arguments)})"
+    advice = f"\nIt is kept in {output_dir.resolve()}. To push it later:\n    python -c {shlex.quote(code)}"
+    with _publish_errors(repo_id, advice):
+        api, repo = _create_repo(repo_id, private, token)
+        return _upload(api, repo, output_dir, revision, create_pr, commit_message, commit_description)
+
+
+def push_model(
+    model: SSLModel,
+    repo_id: str,
+    *,
+    image_processor: BaseImageProcessor | None = None,
+    private: bool | None = None,
+    token: bool | str | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    commit_message: str | None = None,
+    commit_description: str | None = None,
+    max_shard_size: int | str = "50GB",
+    tags: list[str] | None = None,
+) -> str:
+    """Pushes a model in memory, in the layout of [`save_for_sharing`] and with a model card: `SSLModel.push_to_hub`.
+
+    The card is written from the configuration and replaces one that the repository has.
+
+    Args:
+        image_processor: defaults to one that resizes, crops and normalises as the configuration says.
+        tags: for the model card, besides its own.
+
+    The other arguments are those of [`publish`] and [`save_for_sharing`].
+
+    Returns:
+        The URL of the repository, or of the pull request.
+
+    Raises:
+        PublishError: no login, no connection, no right to write, or the Hub refused.
+    """
+    # Not above: they import torch.
+    from ..data.processing import build_image_processor
+    from .model_card import build_model_card
+
+    config = model.config
+    if image_processor is None:
+        image_processor = build_image_processor(config.image_size, config.image_mean, config.image_std)
+    with TemporaryDirectory() as folder:
+        save_for_sharing(model, image_processor, folder, max_shard_size)
+        with _publish_errors(repo_id):
+            api, repo = _create_repo(repo_id, private, token)
+            card = build_model_card(
+                config,
+                training_arguments=None,
+                metrics=[],
+                repo_id=repo.repo_id,
+                tags=[*(model.model_tags or []), *(tags or [])],
+            )
+            card.save(Path(folder) / "README.md")
+            return _upload(api, repo, folder, revision, create_pr, commit_message, commit_description)
+
+
+def _create_repo(repo_id: str, private: bool | None, token: bool | str | None) -> tuple[HfApi, RepoUrl]:
+    if token in (None, True) and get_token() is None:
+        raise PermissionError("not logged in: run `hf auth login` or set HF_TOKEN")
+    api = HfApi(token=token)
+    return api, api.create_repo(repo_id, private=private, exist_ok=True)
+
+
+def _upload(
+    api: HfApi,
+    repo: RepoUrl,
+    folder: str | Path,
+    revision: str | None,
+    create_pr: bool,
+    commit_message: str | None,
+    commit_description: str | None,
+) -> str:
+    if revision is not None and not create_pr and not revision.startswith("refs/pr/"):
+        api.create_branch(repo.repo_id, branch=revision, exist_ok=True)
+    commit = api.upload_folder(
+        repo_id=repo.repo_id,
+        folder_path=folder,
+        allow_patterns=_SHARED_FILES,
+        revision=revision,
+        create_pr=create_pr,
+        commit_message=commit_message or "Upload model with ssl_hub",
+        commit_description=commit_description,
+    )
+    return commit.pr_url if create_pr else str(repo)
+
+
+@contextmanager
+def _publish_errors(repo_id: str, advice: str = "") -> Iterator[None]:
+    # The client raises its own errors, those of its HTTP library and storage back end, and those of the operating
+    # system. Whichever it is, after hours of training the first thing to know is that nothing is lost.
     try:
-        if token is None and get_token() is None:
-            raise PermissionError("not logged in: run `hf auth login` or set HF_TOKEN")
-        api = HfApi(token=token)
-        repo = api.create_repo(repo_id, private=private, exist_ok=True)
-        if revision is not None:
-            api.create_branch(repo.repo_id, branch=revision, exist_ok=True)
-        api.upload_folder(
-            repo_id=repo.repo_id,
-            folder_path=output_dir,
-            allow_patterns=_SHARED_FILES,
-            revision=revision,
-            commit_message=commit_message,
-        )
-    # The client raises its own, its HTTP library's, its storage back end's and operating system errors. Whichever it
-    # is, after hours of training the first thing to know is that nothing is lost.
+        yield
     except Exception as error:
-        options = {"private": private, "revision": revision}
-        arguments = [repr(str(output_dir.resolve())), repr(repo_id)]
-        arguments += [f"{name}={value!r}" for name, value in options.items() if value is not None]
-        code = f"from ssl_hub.hub.publishing import publish; publish({', '.join(arguments)})"
-        raise PublishError(
-            f"The model was not pushed to {repo_id!r}: {str(error).strip() or type(error).__name__}\n"
-            f"It is kept in {output_dir.resolve()}. To push it later:\n    python -c {shlex.quote(code)}"
-        ) from error
-    return str(repo)
+        reason = str(error).strip() or type(error).__name__
+        raise PublishError(f"The model was not pushed to {repo_id!r}: {reason}{advice}") from error

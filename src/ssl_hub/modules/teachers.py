@@ -39,4 +39,3 @@ class MomentumTeacher(nn.Module):
     def _student_parameters(self, student: nn.Module) -> Iterable[nn.Parameter]:
         for name, _ in self.named_children():
             yield from getattr(student, name).parameters()
-

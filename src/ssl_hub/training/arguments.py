@@ -11,6 +11,13 @@ from .recipes import Recipe, load_recipe
 
 PRECISIONS = ["no", "fp16", "bf16"]
 
+# Where and how a run is logged, evaluated, saved and shared: of its arguments those that do not change what it trains.
+_NOT_IDENTITY = (
+    *("output_dir", "resume_from_checkpoint", "logging_steps", "report_to", "checkpointing_steps", "save_total_limit"),
+    *("eval_steps", "evaluation", "per_device_eval_batch_size", "dataloader_num_workers"),
+    *("push_to_hub", "hub_model_id", "hub_private_repo"),
+)
+
 
 @dataclass
 class ModelArguments:
@@ -123,6 +130,10 @@ class PretrainingArguments:
     eval_steps: int | None = field(
         default=None, metadata={"help": "Steps between evaluations; only before and after training by default."}
     )
+    evaluation: str | None = field(
+        default=None,
+        metadata={"help": "Evaluators, as in a recipe: '[{type: knn, k: 20}, {type: label_free}]'; the recipe's."},
+    )
     eval_crop_ratio: float = field(
         default=0.875, metadata={"help": "Share of the short side that evaluation keeps; travels with the model."}
     )
@@ -165,6 +176,13 @@ class PretrainingArguments:
             raise ValueError(
                 f"--checkpointing_steps must be a number of steps or 'epoch', got {self.checkpointing_steps!r}"
             )
+
+    def identity(self) -> dict:
+        """What a resumed run has to have in common with the first one to end like it, as JSON."""
+        names = [f.name for f in fields(self) if f.name not in _NOT_IDENTITY]
+        return {name: getattr(self, name) for name in names} | {
+            "lr_scheduler_type": SchedulerType(self.lr_scheduler_type).value
+        }
 
 
 def parse_arguments(

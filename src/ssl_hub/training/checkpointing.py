@@ -5,6 +5,7 @@ A `checkpoint-N` folder is a model that `AutoModel.from_pretrained` loads, with 
     config.json, model.safetensors    the model
     preprocessor_config.json          its image processor
     optimizer.safetensors             the tensors of the optimizer's state
+    sampling_weights.safetensors      the weights by which the epoch draws its images, if there are any
     trainer_state.json                everything else
     manifest.json                     size and SHA-256 of each of these files
 
@@ -40,12 +41,14 @@ def save_checkpoint(
     image_processor: BaseImageProcessor,
     optimizer: torch.optim.Optimizer,
     state: dict,
+    sampling_weights: torch.Tensor | None = None,
     save_total_limit: int | None = None,
 ) -> Path:
     """Writes `checkpoint-{step}`, then removes the oldest ones over `save_total_limit`.
 
     Args:
-        state: what else the training needs to go on, as JSON.
+        state: what else a resumed run needs, as JSON.
+        sampling_weights: `(N,)`, of the epoch that is under way.
     """
     unfinished = output_dir / f"checkpoint-{step}.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -57,6 +60,8 @@ def save_checkpoint(
         for name, value in values.items():
             (tensors if isinstance(value, torch.Tensor) else scalars)[f"{index}.{name}"] = value
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished / "optimizer.safetensors")
+    if sampling_weights is not None:
+        save_file({"sampling_weights": sampling_weights}, unfinished / "sampling_weights.safetensors")
     state = {**state, "optimizer": {"scalars": scalars, "param_groups": optimizer_state["param_groups"]}}
     (unfinished / "trainer_state.json").write_text(json.dumps(state, indent=1))
     manifest = {path.name: _fingerprint(path) for path in sorted(unfinished.iterdir())}
@@ -71,7 +76,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(checkpoint: Path, model: SSLModel, optimizer: torch.optim.Optimizer) -> dict:
-    """Loads a checkpoint that `verify_checkpoint` let pass; returns the rest of its state."""
+    """Loads a checkpoint that `verify_checkpoint` let pass; returns the rest of its state, `sampling_weights` too."""
     try:
         load_model(model, checkpoint / "model.safetensors")
         tensors = load_file(checkpoint / "optimizer.safetensors")
@@ -82,11 +87,13 @@ def load_checkpoint(checkpoint: Path, model: SSLModel, optimizer: torch.optim.Op
             index, _, name = key.partition(".")
             values.setdefault(int(index), {})[name] = value
         optimizer.load_state_dict({"state": values, "param_groups": optimizer_state["param_groups"]})
+        weights = checkpoint / "sampling_weights.safetensors"
+        state["sampling_weights"] = load_file(weights)["sampling_weights"] if weights.exists() else None
     except (RuntimeError, ValueError) as error:
         reason, *more = [line.strip() for line in str(error).splitlines() if not line.endswith(":")]
         raise ValueError(
             f"{checkpoint} is a whole checkpoint, but of another model or optimizer than this run's, so the run cannot "
-            f"go on from it; give the arguments that it was written with: {reason}"
+            f"resume from it; give the arguments that it was written with: {reason}"
             + (f" (and {len(more)} more)" if more else "")
         ) from error
     return state
@@ -111,7 +118,7 @@ def verify_checkpoint(checkpoint: Path) -> None:
 
 
 def find_checkpoint(output_dir: Path, asked: str | None) -> Path | None:
-    """The checkpoint to go on from.
+    """The checkpoint to resume from.
 
     Args:
         asked: a checkpoint's folder, or "latest" for the last whole one in `output_dir`, if there is any at all.
@@ -141,7 +148,7 @@ def find_checkpoint(output_dir: Path, asked: str | None) -> Path | None:
 
 
 def check_output_dir(output_dir: Path, asked: str | None) -> None:
-    """Another run's results are never written over: raises `FileExistsError` if there are any to go on from or keep.
+    """Another run's results are never written over: raises `FileExistsError` if there are any to resume from or keep.
 
     Args:
         asked: as for `find_checkpoint`.
@@ -151,18 +158,18 @@ def check_output_dir(output_dir: Path, asked: str | None) -> None:
     goes_on = asked == "latest" or (asked is not None and Path(asked).resolve().parent == output_dir.resolve())
     if (traces or checkpoints) and not goes_on:
         raise FileExistsError(
-            f"{output_dir} already holds a run ({', '.join([*traces, *checkpoints][:4])}): go on with it by "
+            f"{output_dir} already holds a run ({', '.join([*traces, *checkpoints][:4])}): resume it by "
             "--resume_from_checkpoint latest, or give another --output_dir"
         )
     if "model.safetensors" in traces and not checkpoints:
         raise FileExistsError(
-            f"{output_dir} holds a finished model but no checkpoint to go on from: give another --output_dir, "
-            "and --model_name_or_path to begin from its weights"
+            f"{output_dir} holds a finished model but no checkpoint to resume from: give another --output_dir, "
+            "and --model_name_or_path to start from its weights"
         )
 
 
 def cut_metrics(path: Path, step: int) -> None:
-    """Drops what a killed run logged after the step that this one goes on from, a half-written line too."""
+    """Drops what a killed run logged after the step that this one resumes from, a half-written line too."""
     if not path.exists():
         return
     kept = []

@@ -46,7 +46,9 @@ def parameter_groups(model: SSLModel, args: PretrainingArguments, learning_rate:
         if not parameter.requires_grad:
             continue
         rule = next((rule for rule in rules if re.search(rule.pattern, name)), ParameterRule(""))
-        is_free = (parameter.ndim <= 1 or name in free_names or name.endswith("_token")) and not args.decay_norm_and_bias
+        is_free = (
+            parameter.ndim <= 1 or name in free_names or name.endswith("_token")
+        ) and not args.decay_norm_and_bias
         decay_scale = rule.weight_decay_scale if rule.weight_decay_scale is not None else float(not is_free)
         settings = {
             "lr": learning_rate * rule.lr_scale * (args.norm_and_bias_lr_scale if is_free else 1.0),

@@ -1,5 +1,6 @@
 """Recipes: a YAML file that names a model, its views and its training arguments."""
 
+import json
 import re
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
@@ -7,12 +8,13 @@ from importlib import resources
 from pathlib import Path
 
 import yaml
+from transformers import PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from ..configuration_utils import SSLConfig
 from ..registry import ALGORITHMS
 
-SECTIONS = {"extends": str, "model": dict, "views": list, "training": dict}
+SECTIONS = {"extends": str, "model": dict, "views": list, "training": dict, "evaluation": list}
 
 
 @dataclass
@@ -24,12 +26,14 @@ class Recipe:
         model: the model's configuration, with its `model_type`.
         views: what `ssl_hub.data.views.build_views` takes.
         training: defaults of the training arguments, by name.
+        evaluation: what `ssl_hub.evaluation.evaluators.build_evaluators` takes; None for its default.
     """
 
     name: str
     model: dict
     views: list[dict]
     training: dict = field(default_factory=dict)
+    evaluation: list[dict] | None = None
 
     def build_config(self, overrides: str | None = None) -> SSLConfig:
         """Makes the model's configuration, with `overrides` such as `"mask_ratio=0.6,backbone_config.patch_size=8"`."""
@@ -91,7 +95,35 @@ def load_recipe(name_or_file: str) -> Recipe:
         model=_merge(parent.model, content.get("model", {})),
         views=content.get("views", parent.views),
         training=_merge(parent.training, content.get("training", {})),
+        evaluation=content.get("evaluation", parent.evaluation),
     )
+
+
+def save_recipe(
+    path: Path, config: SSLConfig, views: list[dict], evaluation: list[dict] | None, arguments: list
+) -> None:
+    """Writes what a run was made of as a recipe, so that `--recipe path` runs it again.
+
+    Args:
+        arguments: instances of the argument classes; where the run writes and what it starts from are left out.
+    """
+    left_out = ("output_dir", "resume_from_checkpoint", "evaluation", "push_to_hub", "hub_model_id", "hub_private_repo")
+    training = {key: value for each in arguments for key, value in vars(each).items() if key not in left_out}
+    recipe = {
+        "model": {**_own_fields(config), "backbone_config": _own_fields(config.backbone_config)},
+        "views": views,
+        "training": {key: value for key, value in training.items() if value is not None},
+        **({} if evaluation is None else {"evaluation": evaluation}),
+    }
+    # By JSON, which turns tuples and enumerations into what YAML has too.
+    path.write_text(yaml.safe_dump(json.loads(json.dumps(recipe)), sort_keys=False, default_flow_style=None))
+
+
+def _own_fields(config: PreTrainedConfig) -> dict:
+    """What a configuration sets other than its class does, without what every configuration of transformers has."""
+    shared = {f.name for f in fields(PreTrainedConfig)}
+    own = {f.name for f in fields(config) if f.name not in shared}
+    return {"model_type": config.model_type} | {k: v for k, v in config.to_diff_dict().items() if k in own}
 
 
 def parse_overrides(overrides: str) -> dict:

@@ -2,19 +2,22 @@
 
 import json
 import logging
+import math
 from pathlib import Path
 
 from matplotlib.figure import Figure
+
+from ..evaluation.evaluators import METRICS
 
 logger = logging.getLogger(__name__)
 
 
 def plot_training_curves(metrics_path: str | Path, path: str | Path) -> None:
-    """Writes a PNG with the loss and the learning rate over steps and, where there is any, the kNN accuracy.
+    """Writes a PNG with the loss and the learning rate over steps, and a panel for each metric of an evaluation.
 
     Args:
         metrics_path: a `metrics.jsonl`: one JSON object a line; training lines have "step", "loss" and perhaps
-            "learning_rate", evaluation lines "step" and perhaps "knn_accuracy" (0 to 1).
+            "learning_rate", evaluation lines "step" and metrics of the evaluators by name.
         path: the file to write.
 
     Raises:
@@ -25,10 +28,12 @@ def plot_training_curves(metrics_path: str | Path, path: str | Path) -> None:
     if not losses:
         raise ValueError(f"{metrics_path} has no line with 'step' and 'loss': train for at least one logged step.")
     learning_rates = _series(records, "learning_rate")
-    accuracies = _series(records, "knn_accuracy")
+    evaluated = {name: series for name in METRICS if (series := _series(records, name))}
 
-    figure = Figure(figsize=(12 if accuracies else 6.5, 4), layout="constrained")
-    panels = figure.subplots(1, 2 if accuracies else 1, squeeze=False)[0]
+    columns = 2 if evaluated else 1
+    rows = math.ceil((1 + len(evaluated)) / columns)
+    figure = Figure(figsize=(6 * columns, 4 * rows), layout="constrained")
+    panels = [figure.add_subplot(rows, columns, number) for number in range(1, 2 + len(evaluated))]
     panels[0].plot(*_points(losses), color="C0", marker=".", markersize=3)
     panels[0].set(title="Training", xlabel="step", ylabel="loss")
     panels[0].yaxis.label.set_color("C0")
@@ -37,10 +42,11 @@ def plot_training_curves(metrics_path: str | Path, path: str | Path) -> None:
         right.plot(*_points(learning_rates), color="C1", linestyle="--")
         right.set_ylabel("learning rate", color="C1")
         right.ticklabel_format(axis="y", scilimits=(-2, 3))
-    if accuracies:
-        steps, values = _points(accuracies)
-        panels[1].plot(steps, [100 * value for value in values], color="C2", marker="o")
-        panels[1].set(title="Evaluation", xlabel="step", ylabel="kNN accuracy (%)")
+    for axes, (name, series) in zip(panels[1:], evaluated.items(), strict=True):
+        metric = METRICS[name]
+        steps, values = _points(series)
+        axes.plot(steps, [100 * value for value in values] if metric.percent else values, color="C2", marker="o")
+        axes.set(title=metric.title, xlabel="step", ylabel="%" if metric.percent else "")
     for axes in panels:
         axes.grid(alpha=0.3)
         axes.xaxis.get_major_locator().set_params(integer=True)

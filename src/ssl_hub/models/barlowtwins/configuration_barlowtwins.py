@@ -4,16 +4,18 @@ from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 
-from ...configuration_utils import JointEmbeddingConfig, check_positive
+from ...configuration_utils import ProjectorConfig, check_positive
 
 
 @strict
-class BarlowTwinsConfig(JointEmbeddingConfig):
+class BarlowTwinsConfig(ProjectorConfig):
     r"""Configuration of [`BarlowTwinsModel`]. The defaults are the paper's ResNet-50 on ImageNet.
 
     Args:
         projection_hidden_size (`int`, *optional*, defaults to 8192): Width of the projector's hidden layers.
         projection_size (`int`, *optional*, defaults to 8192): Size of the projections that are correlated.
+        projection_num_layers (`int`, *optional*, defaults to 3): Linear layers of the projector.
+        projection_last_batchnorm (`bool`, *optional*, defaults to `False`): Whether BatchNorm follows the last one.
         off_diagonal_weight (`float`, *optional*, defaults to 0.0051):
             Weight of the squared off-diagonal correlations against the diagonal term.
         loss_scale (`float`, *optional*, defaults to 1.0):
@@ -26,6 +28,8 @@ class BarlowTwinsConfig(JointEmbeddingConfig):
     zero_init_residual: bool = True
     projection_hidden_size: int = 8192
     projection_size: int = 8192
+    projection_num_layers: int = 3
+    projection_last_batchnorm: bool = False
     off_diagonal_weight: float = 0.0051
     loss_scale: float = 1.0
 

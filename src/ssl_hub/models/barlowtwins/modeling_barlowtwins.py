@@ -11,7 +11,7 @@ from ...distributed import num_processes, sum_with_gradient
 from ...modeling_outputs import SSLLossOutput
 from ...modeling_utils import JointEmbeddingModel, SSLForImageClassification
 from ...modules.losses import in_float32, to_float32
-from ...modules.necks import NonLinearNeck
+from ...modules.necks import build_nonlinear_neck
 from .configuration_barlowtwins import BarlowTwinsConfig
 
 
@@ -45,13 +45,7 @@ class BarlowTwinsModel(JointEmbeddingModel):
 
     def __init__(self, config: BarlowTwinsConfig):
         super().__init__(config)
-        self.neck = NonLinearNeck(
-            self.hidden_size,
-            config.projection_hidden_size,
-            config.projection_size,
-            num_layers=3,
-            last_batchnorm=False,
-        )
+        self.neck = build_nonlinear_neck(config, "projection", self.hidden_size)
         self.head = BarlowTwinsHead(config.projection_size)
         self.post_init()
 
@@ -69,7 +63,7 @@ class BarlowTwinsModel(JointEmbeddingModel):
             pixel_values (list of 2 `torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`):
                 Two views of each image.
         """
-        self._check_views(pixel_values)
+        self.check_views(pixel_values)
         first, second = (self.project(view) for view in pixel_values)
         on_diagonal, off_diagonal = self.head(first, second)
         loss = self.config.loss_scale * (on_diagonal + self.config.off_diagonal_weight * off_diagonal)

@@ -4,17 +4,20 @@ from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 
-from ...configuration_utils import JointEmbeddingConfig, check_momentum, check_positive
+from ...configuration_utils import PredictorConfig, check_momentum
 
 
 @strict
-class BYOLConfig(JointEmbeddingConfig):
+class BYOLConfig(PredictorConfig):
     r"""Configuration of [`BYOLModel`]. The defaults are MMSelfSup's ResNet-50 on ImageNet.
 
     Args:
         projection_hidden_size (`int`, *optional*, defaults to 4096): Width of the projector's hidden layer.
         projection_size (`int`, *optional*, defaults to 256): Size of projections and predictions.
-        predictor_hidden_size (`int`, *optional*, defaults to 4096): Width of the predictor's hidden layer.
+        projection_bias, predictor_bias (`bool`, *optional*, defaults to `True`):
+            Whether the linear layers before the last one have a bias.
+        projection_last_batchnorm, predictor_last_batchnorm (`bool`, *optional*, defaults to `False`):
+            Whether BatchNorm follows the last one.
         teacher_base_momentum (`float`, *optional*, defaults to 0.99):
             Momentum of the teacher at the start; it rises to 1 by a cosine over the training.
     """
@@ -24,10 +27,12 @@ class BYOLConfig(JointEmbeddingConfig):
 
     projection_hidden_size: int = 4096
     projection_size: int = 256
-    predictor_hidden_size: int = 4096
+    projection_bias: bool = True
+    projection_last_batchnorm: bool = False
+    predictor_bias: bool = True
+    predictor_last_batchnorm: bool = False
     teacher_base_momentum: float = 0.99
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
-        check_positive(self, "predictor_hidden_size")
         check_momentum(self, "teacher_base_momentum")

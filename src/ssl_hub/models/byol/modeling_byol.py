@@ -10,7 +10,7 @@ from ...modeling_outputs import SSLLossOutput
 from ...modeling_utils import JointEmbeddingModel, SSLForImageClassification
 from ...modules.heads import PredictorHead
 from ...modules.losses import cosine_loss
-from ...modules.necks import NonLinearNeck
+from ...modules.necks import build_nonlinear_neck
 from ...modules.teachers import MomentumTeacher
 from .configuration_byol import BYOLConfig
 
@@ -22,11 +22,8 @@ class BYOLModel(JointEmbeddingModel):
 
     def __init__(self, config: BYOLConfig):
         super().__init__(config)
-        size, hidden_size = config.projection_size, config.projection_hidden_size
-        self.neck = NonLinearNeck(self.hidden_size, hidden_size, size, bias=True, last_batchnorm=False)
-        self.head = PredictorHead(
-            NonLinearNeck(size, config.predictor_hidden_size, size, bias=True, last_batchnorm=False)
-        )
+        self.neck = build_nonlinear_neck(config, "projection", self.hidden_size)
+        self.head = PredictorHead(build_nonlinear_neck(config, "predictor", config.projection_size))
         self.teacher = MomentumTeacher(backbone=self.backbone, neck=self.neck)
         self.post_init()
 
@@ -39,7 +36,7 @@ class BYOLModel(JointEmbeddingModel):
             pixel_values (list of 2 `torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`):
                 Two views of each image.
         """
-        self._check_views(pixel_values)
+        self.check_views(pixel_values)
         projections = [self.project(view) for view in pixel_values]
         targets = [self.teacher_project(view) for view in pixel_values]
         losses = [

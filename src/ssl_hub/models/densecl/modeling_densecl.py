@@ -66,7 +66,7 @@ class DenseCLModel(JointEmbeddingModel):
             pixel_values (list of 2 `torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`):
                 Queries and keys, two views of each image.
         """
-        self._check_views(pixel_values)
+        self.check_views(pixel_values)
         features, query, dense_query, _ = self._encode(self.backbone, self.neck, pixel_values[0])
         with torch.no_grad():
             key_features, key, dense_key, mean_key = self._keys(pixel_values[1])

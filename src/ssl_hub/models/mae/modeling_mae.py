@@ -13,6 +13,7 @@ from transformers.models.vit.modeling_vit import ViTAttention, ViTLayer, ViTMLP,
 
 from ...modeling_outputs import ReconstructionOutput, SSLLossOutput
 from ...modeling_utils import SSLForImageClassification, SSLModel
+from ...modules.losses import to_float32
 from ...modules.masking import patchify, random_patch_mask, unpatchify, visible_patch_indices
 from ...modules.vit import FixedPositionViTEmbeddings, FixedPositionViTModel, init_sincos_positions
 from .configuration_mae import MAEConfig
@@ -125,16 +126,16 @@ class MAEHead(nn.Module):
         return patches.mean(dim=-1, keepdim=True), (patches.var(dim=-1, keepdim=True) + 1e-6).sqrt()
 
     def forward(self, prediction: torch.Tensor, pixel_values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Computes the loss, in float32 whatever the input: the variance of a patch underflows in half precision.
+        """Computes the loss, in float32 at least: the variance of a patch underflows in half precision.
 
         Args:
             prediction: `(B, num_patches, patch_size**2 * C)`.
             pixel_values: the normalised images `(B, C, H, W)`.
             mask: `(B, num_patches)`, `True` (or 1) where a patch counts.
         """
-        target = patchify(pixel_values.float(), self.patch_size)
+        target = patchify(to_float32(pixel_values), self.patch_size)
         mean, std = self.patch_statistics(target)
-        error = (prediction.float() - (target - mean) / std).square().mean(dim=-1)
+        error = (to_float32(prediction) - (target - mean) / std).square().mean(dim=-1)
         return (error * mask).sum() / mask.sum()
 
 
@@ -159,7 +160,8 @@ class MAEModel(SSLModel):
             pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, image_size, image_size)`):
                 Normalised images.
             bool_masked_pos (`torch.BoolTensor` of shape `(batch_size, num_patches)`, *optional*):
-                `True` where a patch is removed, as many in every image; drawn at random when not given.
+                `True` where a patch is removed, as many in every image (as `mask_ratio` says, if the model is
+                compiled); drawn at random when not given.
         """
         prediction, mask = self._reconstruct_patches(pixel_values, bool_masked_pos)
         loss = self.head(prediction, pixel_values, mask)
@@ -173,14 +175,15 @@ class MAEModel(SSLModel):
         """
         prediction, mask = self._reconstruct_patches(pixel_values, bool_masked_pos)
         patch_size, channels = self.config.backbone_config.patch_size, self.config.num_channels
-        patches = patchify(pixel_values.float(), patch_size)
+        pixels = to_float32(pixel_values)
+        patches = patchify(pixels, patch_size)
         mean, std = self.head.patch_statistics(patches)
-        reconstruction = unpatchify(prediction.float() * std + mean, patch_size, channels)
+        reconstruction = unpatchify(to_float32(prediction) * std + mean, patch_size, channels)
 
-        image_mean = pixel_values.new_tensor(self.config.image_mean, dtype=torch.float32)[:, None, None]
-        image_std = pixel_values.new_tensor(self.config.image_std, dtype=torch.float32)[:, None, None]
+        image_mean = pixels.new_tensor(self.config.image_mean)[:, None, None]
+        image_std = pixels.new_tensor(self.config.image_std)[:, None, None]
         pixel_mask = unpatchify(mask[..., None].expand_as(patches), patch_size, channels)
-        image = pixel_values.float() * image_std + image_mean
+        image = pixels * image_std + image_mean
         return ReconstructionOutput(
             reconstruction=reconstruction * image_std + image_mean,
             masked_image=image.masked_fill(pixel_mask, 0.5),
@@ -188,7 +191,7 @@ class MAEModel(SSLModel):
         )
 
     def _reconstruct_patches(self, pixel_values, bool_masked_pos):
-        self._check_pixel_values(pixel_values)
+        self.check_pixel_values(pixel_values)
         image_size = self.config.image_size
         if pixel_values.shape[-2:] != (image_size, image_size):
             raise ValueError(
@@ -196,9 +199,13 @@ class MAEModel(SSLModel):
                 f"got {pixel_values.shape[-2]} x {pixel_values.shape[-1]}. Any size works for mode='tensor'."
             )
         batch_size, num_patches = pixel_values.shape[0], self.config.num_patches
+        num_visible = int(num_patches * (1 - self.config.mask_ratio))
         if bool_masked_pos is None:
             mask = random_patch_mask(batch_size, num_patches, self.config.mask_ratio, pixel_values.device)
-            num_visible = int(num_patches * (1 - self.config.mask_ratio))
+        elif torch.compiler.is_compiling():
+            # A graph's sizes cannot depend on what a mask holds.
+            mask = bool_masked_pos.bool()
+            torch._assert_async((mask.sum(dim=1) == num_patches - num_visible).all(), "masks not of mask_ratio")
         else:
             if bool_masked_pos.shape != (batch_size, num_patches):
                 raise ValueError(

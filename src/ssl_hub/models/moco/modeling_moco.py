@@ -51,7 +51,7 @@ class MoCoModel(JointEmbeddingModel):
             pixel_values (list of 2 `torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`):
                 Queries and keys, two views of each image.
         """
-        self._check_views(pixel_values)
+        self.check_views(pixel_values)
         query = normalize(self.project(pixel_values[0]))
         key = self.keys(pixel_values[1])
         loss = queue_contrast(query, key, self.memory.vectors.clone(), self.config.temperature)

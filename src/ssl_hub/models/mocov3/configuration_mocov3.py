@@ -5,20 +5,21 @@ from typing import ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers.models.vit.configuration_vit import ViTConfig
 
-from ...configuration_utils import JointEmbeddingConfig, check_momentum, check_positive
+from ...configuration_utils import PredictorConfig, check_momentum, check_positive
 
 
 @strict
-class MoCoV3Config(JointEmbeddingConfig):
+class MoCoV3Config(PredictorConfig):
     r"""Configuration of [`MoCoV3Model`]. The defaults are the paper's ViT-S/16 on ImageNet.
 
     Args:
         projection_hidden_size (`int`, *optional*, defaults to 4096): Width of the projector's hidden layers.
         projection_size (`int`, *optional*, defaults to 256): Size of projections and predictions.
         projection_num_layers (`int`, *optional*): Layers of the projector; 3 for a ViT, 2 for any other backbone.
-        predictor_hidden_size (`int`, *optional*, defaults to 4096): Width of the predictor's hidden layer.
         predictor_last_batchnorm (`bool`, *optional*):
             Whether BatchNorm follows the predictor; yes for a ViT, no for any other backbone.
+        projection_last_batchnorm_affine, predictor_last_batchnorm_affine (`bool`, *optional*, defaults to `False`):
+            Whether the BatchNorm after the last linear layer has weight and bias.
         temperature (`float`, *optional*): Of the softmax over similarities; 0.2 for a ViT, 1.0 for any other backbone.
         teacher_base_momentum (`float`, *optional*, defaults to 0.99):
             Momentum of the teacher at the start; it rises to 1 by a cosine over the training.
@@ -32,8 +33,9 @@ class MoCoV3Config(JointEmbeddingConfig):
     projection_hidden_size: int = 4096
     projection_size: int = 256
     projection_num_layers: int | None = None
-    predictor_hidden_size: int = 4096
+    projection_last_batchnorm_affine: bool = False
     predictor_last_batchnorm: bool | None = None
+    predictor_last_batchnorm_affine: bool = False
     temperature: float | None = None
     teacher_base_momentum: float = 0.99
     freeze_patch_projection: bool = True
@@ -47,7 +49,7 @@ class MoCoV3Config(JointEmbeddingConfig):
             self.predictor_last_batchnorm = is_vit
         if self.temperature is None:
             self.temperature = 0.2 if is_vit else 1.0
-        check_positive(self, "projection_num_layers", "predictor_hidden_size", "temperature")
+        check_positive(self, "temperature")
         check_momentum(self, "teacher_base_momentum")
 
     @classmethod

@@ -18,7 +18,7 @@ from ...modeling_utils import JointEmbeddingModel, SSLForImageClassification
 from ...modules.backbones import build_backbone
 from ...modules.heads import PredictorHead
 from ...modules.losses import in_float32, normalize
-from ...modules.necks import NonLinearNeck
+from ...modules.necks import build_nonlinear_neck
 from ...modules.teachers import MomentumTeacher
 from ...modules.vit import FixedPositionViTEmbeddings, FixedPositionViTModel, init_sincos_positions
 from .configuration_mocov3 import MoCoV3Config
@@ -70,23 +70,8 @@ class MoCoV3Model(JointEmbeddingModel):
 
     def __init__(self, config: MoCoV3Config):
         super().__init__(config)
-        size = config.projection_size
-        self.neck = NonLinearNeck(
-            self.hidden_size,
-            config.projection_hidden_size,
-            size,
-            num_layers=config.projection_num_layers,
-            last_affine=False,
-        )
-        self.head = PredictorHead(
-            NonLinearNeck(
-                size,
-                config.predictor_hidden_size,
-                size,
-                last_batchnorm=config.predictor_last_batchnorm,
-                last_affine=False,
-            )
-        )
+        self.neck = build_nonlinear_neck(config, "projection", self.hidden_size)
+        self.head = PredictorHead(build_nonlinear_neck(config, "predictor", config.projection_size))
         self.teacher = MomentumTeacher(backbone=self.backbone, neck=self.neck)
         self.post_init()
 
@@ -105,7 +90,7 @@ class MoCoV3Model(JointEmbeddingModel):
             pixel_values (list of 2 `torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`):
                 Two views of each image.
         """
-        self._check_views(pixel_values)
+        self.check_views(pixel_values)
         temperature = self.config.temperature
         projections = [self.project(view) for view in pixel_values]
         keys = [self.teacher_project(view) for view in pixel_values]

@@ -4,11 +4,11 @@ from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 
-from ...configuration_utils import JointEmbeddingConfig, check_positive
+from ...configuration_utils import ProjectorConfig, check_positive
 
 
 @strict
-class SimCLRConfig(JointEmbeddingConfig):
+class SimCLRConfig(ProjectorConfig):
     r"""Configuration of [`SimCLRModel`]. The defaults are MMSelfSup's ResNet-50 on ImageNet.
 
     Args:

@@ -10,7 +10,7 @@ from ...distributed import gather_with_gradient
 from ...modeling_outputs import SSLLossOutput
 from ...modeling_utils import JointEmbeddingModel, SSLForImageClassification
 from ...modules.losses import in_float32
-from ...modules.necks import NonLinearNeck
+from ...modules.necks import build_nonlinear_neck
 from .configuration_simclr import SimCLRConfig
 
 
@@ -37,7 +37,7 @@ class SimCLRModel(JointEmbeddingModel):
 
     def __init__(self, config: SimCLRConfig):
         super().__init__(config)
-        self.neck = NonLinearNeck(self.hidden_size, config.projection_hidden_size, config.projection_size)
+        self.neck = build_nonlinear_neck(config, "projection", self.hidden_size)
         self.post_init()
 
     def loss(self, pixel_values: list[torch.Tensor]) -> SSLLossOutput:
@@ -47,7 +47,7 @@ class SimCLRModel(JointEmbeddingModel):
             pixel_values (list of 2 `torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`):
                 Two views of each image.
         """
-        self._check_views(pixel_values)
+        self.check_views(pixel_values)
         # One batch of both views, so that BatchNorm sees them together, as in the original.
         both = torch.stack(pixel_values, dim=1).flatten(0, 1)
         loss = nt_xent_loss(self.project(both), self.config.temperature)

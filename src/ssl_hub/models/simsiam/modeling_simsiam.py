@@ -10,7 +10,7 @@ from ...modeling_outputs import SSLLossOutput
 from ...modeling_utils import JointEmbeddingModel, SSLForImageClassification
 from ...modules.heads import PredictorHead
 from ...modules.losses import cosine_loss
-from ...modules.necks import NonLinearNeck
+from ...modules.necks import build_nonlinear_neck
 from .configuration_simsiam import SimSiamConfig
 
 
@@ -22,13 +22,8 @@ class SimSiamModel(JointEmbeddingModel):
 
     def __init__(self, config: SimSiamConfig):
         super().__init__(config)
-        size = config.projection_size
-        self.neck = NonLinearNeck(
-            self.hidden_size, config.projection_hidden_size, size, num_layers=3, last_affine=False
-        )
-        self.head = PredictorHead(
-            NonLinearNeck(size, config.predictor_hidden_size, size, last_bias=True, last_batchnorm=False)
-        )
+        self.neck = build_nonlinear_neck(config, "projection", self.hidden_size)
+        self.head = PredictorHead(build_nonlinear_neck(config, "predictor", config.projection_size))
         self.post_init()
 
     def loss(self, pixel_values: list[torch.Tensor]) -> SSLLossOutput:
@@ -38,7 +33,7 @@ class SimSiamModel(JointEmbeddingModel):
             pixel_values (list of 2 `torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`):
                 Two views of each image.
         """
-        self._check_views(pixel_values)
+        self.check_views(pixel_values)
         first, second = (self.project(view) for view in pixel_values)
         loss = 0.5 * (cosine_loss(self.head(first), second) + cosine_loss(self.head(second), first))
         return SSLLossOutput(loss=loss, losses={"cosine": loss.detach()})

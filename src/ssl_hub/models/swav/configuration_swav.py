@@ -12,6 +12,8 @@ class SwAVConfig(JointEmbeddingConfig):
     r"""Configuration of [`SwAVModel`]. The defaults are MMSelfSup's ResNet-50 on ImageNet.
 
     Args:
+        mlp_projector (`bool`, *optional*, defaults to `True`):
+            Whether the projector is an MLP of two layers or one linear layer.
         num_large_crops (`int`, *optional*, defaults to 2): Views that are assigned to prototypes; they come first.
         num_small_crops (`int`, *optional*, defaults to 6): Further views, which only predict the assignments.
         num_prototypes (`int`, *optional*, defaults to 3000): Number of prototypes.
@@ -31,6 +33,7 @@ class SwAVConfig(JointEmbeddingConfig):
     )
 
     zero_init_residual: bool = True
+    mlp_projector: bool = True
     num_large_crops: int = 2
     num_small_crops: int = 6
     num_prototypes: int = 3000

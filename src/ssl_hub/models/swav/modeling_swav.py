@@ -43,12 +43,17 @@ def sinkhorn(
 
 
 class SwAVNeck(nn.Module):
+    """Two linear layers with BatchNorm and ReLU in between, or one."""
+
     def __init__(self, config: SwAVConfig, hidden_size: int):
         super().__init__()
-        width = config.projection_hidden_size
-        self.projection_neck = nn.Sequential(
-            nn.Linear(hidden_size, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, config.projection_size)
-        )
+        width, size = config.projection_hidden_size, config.projection_size
+        if config.mlp_projector:
+            self.projection_neck = nn.Sequential(
+                nn.Linear(hidden_size, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, size)
+            )
+        else:
+            self.projection_neck = nn.Linear(hidden_size, size)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         return self.projection_neck(features)
@@ -118,9 +123,9 @@ class SwAVModel(JointEmbeddingModel):
                 `num_large_crops` large crops of each image, then `num_small_crops` small ones. Neighbours of one size run
                 as one batch.
         """
-        self._check_views(pixel_values, same_size=False)
+        self.check_views(pixel_values, same_size=False)
         groups = [torch.cat(list(group)) for _, group in groupby(pixel_values, key=lambda view: view.shape[-2:])]
-        features = torch.cat([self._in_chunks(self._features, group) for group in groups])
+        features = torch.cat([self.in_chunks(self._features, group) for group in groups])
         projections = normalize(self.neck(features)).chunk(self.num_views)
         self.head.normalize_prototypes()
         prototypes = self.head.prototypes.weight

@@ -1,0 +1,57 @@
+"""A recipe's list of views: what is drawn for an image, and the tensors that are rendered from it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import torch
+from PIL import Image
+
+from .crop import CropView
+from .options import choice, number
+from .patches import PatchesView
+
+_KINDS = {"crop": CropView, "patches": PatchesView}
+
+# What a view can make besides `pixel_values`: name of the input -> key of a recipe's view that makes it.
+INPUT_KEYS = {"bool_masked_pos": "mask", "target_pixel_values": "target"}
+
+
+class View(Protocol):
+    """A way to show an image.
+
+    Drawing is apart from rendering: draws are numbers from torch's CPU generator, cheap and the same on every machine;
+    rendering is deterministic.
+    """
+
+    # Of each image that `render` makes: the (mean, std) it is normalised with, None for the model's.
+    statistics: dict[str, tuple[tuple[float, ...], tuple[float, ...]] | None]
+
+    def draw(self, height: int, width: int) -> dict:
+        """Draw the parameters for an image of `height` x `width` pixels."""
+
+    def resolution(self, parameters: dict) -> float:
+        """The share of the image's height and width that is enough to render what was drawn; above 1 all is needed."""
+
+    def render(self, image: Image.Image, parameters: dict) -> dict[str, torch.Tensor]:
+        """Turn an RGB image, of that size or reduced, into named tensors, images as uint8."""
+
+
+def build_views(views: Sequence[Mapping]) -> list[View]:
+    """Turn a recipe's view list into one view for each that a sample gets.
+
+    An entry has a `kind`, "crop" (the default, see `CropView`) or "patches" (see `PatchesView`), a `count`, how many
+    views are drawn this way (default 1), and the keys of its kind.
+
+    Raises:
+        ValueError: A key is unknown or missing, or a value is out of its range.
+    """
+    if not isinstance(views, Sequence) or isinstance(views, str) or not views:
+        raise ValueError(f"views must be a list of one or more views such as {{'size': 224}}, got {views!r}.")
+    built = []
+    for i, view in enumerate(views):
+        where = f"views[{i}]"
+        if not isinstance(view, Mapping):
+            raise ValueError(f"{where} must be a mapping such as {{'size': 224}}, got {view!r}.")
+        kind = _KINDS[choice(view, where, "kind", "crop", tuple(_KINDS))]
+        built += [kind(view, where)] * number(view, where, "count", 1, low=1, integer=True)
+    return built

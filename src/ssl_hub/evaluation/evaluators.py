@@ -1,0 +1,94 @@
+"""The evaluations of a run, by the names that recipes and the command line use."""
+
+import importlib
+import logging
+import pkgutil
+from collections.abc import Iterable
+from dataclasses import fields
+from difflib import get_close_matches
+
+from .base import EVALUATORS, METRICS, Evaluator, Metric
+
+# A protocol is a file of this package: importing it makes it known.
+for _module in pkgutil.iter_modules(importlib.import_module(__package__).__path__):
+    if f"{__package__}.{_module.name}" != __name__:
+        importlib.import_module(f".{_module.name}", __package__)
+
+__all__ = ["DEFAULT_EVALUATION", "EVALUATORS", "METRICS", "Evaluator", "Metric", "build_evaluators", "describe_metrics"]
+
+DEFAULT_EVALUATION = [{"type": "knn"}, {"type": "label_free"}]
+
+logger = logging.getLogger(__name__)
+
+
+def build_evaluators(
+    specs: list[dict] | None,
+    *,
+    has_eval_labels: bool = True,
+    has_train_labels: bool = True,
+    has_train_features: bool = True,
+) -> list[Evaluator]:
+    """Builds the evaluators of a recipe's `evaluation` section.
+
+    Args:
+        specs: such as `[{"type": "knn", "k": 20}, {"type": "label_free"}]`: a protocol and its options. None gives
+            `DEFAULT_EVALUATION`, less what the data does not allow.
+        has_eval_labels, has_train_labels: whether the evaluation and the training set have labels.
+        has_train_features: whether the training images can be evaluated: those of a stream cannot.
+
+    Raises:
+        ValueError: an unknown protocol or option, an option out of range, two evaluators with the same metrics, or a
+            protocol that needs what the data does not have.
+    """
+    evaluators = [_build(spec) for spec in _check_specs(DEFAULT_EVALUATION if specs is None else specs)]
+    allowed = []
+    for evaluator in evaluators:
+        lacks = None
+        if evaluator.needs_train_features and not has_train_features:
+            lacks = "the training images by index, and they are streamed: load them without streaming"
+        elif evaluator.needs_labels and not has_eval_labels:
+            lacks = "labels, and the evaluation split has none: name its column with --label_column_name"
+        elif evaluator.needs_labels and evaluator.needs_train_features and not has_train_labels:
+            lacks = "labels, and the training split has none: name its column with --label_column_name"
+        if lacks is None:
+            allowed.append(evaluator)
+        elif specs is None:
+            logger.warning("left out the evaluation %r, which needs %s", evaluator.type, lacks)
+        else:
+            raise ValueError(f"the evaluation {evaluator.type!r} needs {lacks}, or leave {evaluator.type!r} out")
+    return allowed
+
+
+def describe_metrics(metrics: dict[str, float]) -> str:
+    """The values of metrics in words, such as "kNN accuracy 87.65%, RankMe (effective rank) 7.25"."""
+    return ", ".join(f"{METRICS[name].title} {METRICS[name].format(value)}" for name, value in metrics.items())
+
+
+def _check_specs(specs: list[dict]) -> list[dict]:
+    if not isinstance(specs, list) or not all(isinstance(spec, dict) and "type" in spec for spec in specs):
+        raise ValueError(
+            f"evaluation must be a list such as [{{type: knn, k: 20}}, {{type: label_free}}]; got {specs!r}"
+        )
+    types = [spec["type"] for spec in specs]
+    if repeated := sorted({str(name) for name in types if types.count(name) > 1}):
+        raise ValueError(
+            f"evaluation has {', '.join(repeated)} more than once, and both would log the same metrics: keep one of them"
+        )
+    return specs
+
+
+def _build(spec: dict) -> Evaluator:
+    if spec["type"] not in EVALUATORS:
+        raise ValueError(f"there is no evaluation {spec['type']!r}; {_near(spec['type'], EVALUATORS)}")
+    evaluator_class = EVALUATORS[spec["type"]]
+    options = {name: value for name, value in spec.items() if name != "type"}
+    names = [field.name for field in fields(evaluator_class)]
+    for name in options:
+        if name not in names:
+            raise ValueError(f"the evaluation {spec['type']!r} has no option {name!r}; {_near(name, names)}")
+    return evaluator_class(**options)
+
+
+def _near(name: object, names: Iterable[str]) -> str:
+    near = get_close_matches(str(name), names, n=3)
+    return f"near it: {', '.join(near)}" if near else f"there is {', '.join(names) or 'none'}"

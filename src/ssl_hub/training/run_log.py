@@ -1,0 +1,170 @@
+"""What a run tells: metrics.jsonl, trackers, progress bar, skipped images, and the step at which a loss went wrong."""
+
+import json
+import logging
+import math
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from tqdm.auto import tqdm
+
+from .checkpointing import cut_metrics, list_checkpoints
+
+logger = logging.getLogger(__name__)
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss became NaN or infinite."""
+
+
+def build_trackers(report_to: str) -> list[str] | None:
+    return None if report_to == "none" else report_to.split(",")
+
+
+def check_trackers(accelerator: Accelerator, report_to: str) -> None:
+    """Accelerate leaves a tracker out without a word when its package is missing."""
+    missing = set(build_trackers(report_to) or ()) - {"all"} - {str(tracker) for tracker in accelerator.log_with}
+    if missing:
+        names = " ".join(sorted(missing))
+        raise ValueError(f"--report_to {report_to}: install what is missing (pip install {names}) or leave it out")
+
+
+class RunLog:
+    """The log of one run. A line holds the means of the loss terms since the last one.
+
+    Args:
+        output_dir: gets `metrics.jsonl`.
+    """
+
+    def __init__(self, output_dir: Path, accelerator: Accelerator):
+        self.output_dir, self.accelerator = output_dir, accelerator
+        self.metrics_path = output_dir / "metrics.jsonl"
+        self.unreadable: set[str] = set()
+        self.sums: dict[str, torch.Tensor] = {}  # of the loss terms since the last line
+        self.last_step = 0  # of the last line
+        # The first step whose loss was not finite, or infinity, and the loss terms there.
+        self.first_bad = torch.tensor([math.inf], dtype=torch.double, device=accelerator.device)
+        self.term_names: list[str] = []
+        self.bar: tqdm | None = None
+        self._restart_clock()
+
+    def start(self, step: int, total_steps: int, settings: dict) -> None:
+        """Begins at a step: drops what a killed run logged after it.
+
+        Args:
+            settings: for the trackers.
+        """
+        if self.accelerator.is_main_process:
+            cut_metrics(self.metrics_path, step)
+        self.accelerator.init_trackers("ssl_hub", config=settings)
+        self.bar = tqdm(
+            total=total_steps,
+            initial=step,
+            desc="pretraining",
+            disable=not self.accelerator.is_main_process,
+            mininterval=0.1 if sys.stderr.isatty() else 30,  # seconds; in a log file every update is a line
+        )
+        self._restart_clock()
+
+    def add_terms(self, step: int, terms: dict[str, torch.Tensor], share: float) -> None:
+        """Counts the loss terms of a forward pass in `step` by their share of that step."""
+        # Looked at when a line is written: asking at every step would make the device wait for the host.
+        fine = torch.isfinite(terms["loss"]) | torch.isfinite(self.first_bad[0])
+        here = torch.stack([torch.full_like(terms["loss"], step), *terms.values()])
+        self.first_bad, self.term_names = torch.where(fine, self.first_bad, here), list(terms)
+        for name, term in terms.items():
+            self.add(name, term * share)
+
+    def add(self, name: str, value: torch.Tensor) -> None:
+        self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def add_images(self, count: int) -> None:
+        self.images += count
+
+    def write_interval(self, step: int, learning_rate: float, epoch: float) -> None:
+        """Writes the line of the steps since the last one."""
+        self.check_finite()
+        steps = step - self.last_step
+        metrics = {name: value / steps for name, value in self._mean_sums().items()}
+        metrics["learning_rate"] = learning_rate
+        metrics["epoch"] = epoch
+        metrics["images_per_second"] = self.images / (time.perf_counter() - self.started)
+        self.write(step, metrics)
+        self.bar.set_postfix(
+            loss=f"{metrics['loss']:.4f}",
+            lr=f"{learning_rate:.1e}",
+            images_per_s=f"{metrics['images_per_second']:.0f}",
+        )
+        self.sums, self.last_step = {}, step
+        self._restart_clock()
+
+    def write(self, step: int, metrics: dict) -> None:
+        self.accelerator.log(metrics, step=step)
+        if self.accelerator.is_main_process:
+            with self.metrics_path.open("a") as file:
+                file.write(json.dumps({"step": step, **metrics}) + "\n")
+
+    def say(self, text: str) -> None:
+        """A line on the terminal of the main process, above the progress bar."""
+        if self.accelerator.is_main_process:
+            tqdm.write(text)
+
+    def leave_out(self, seconds: float) -> None:
+        """Images per second are those of training."""
+        self.started += seconds
+
+    def note_unreadable(self, names: Iterable[str]) -> None:
+        for name in names:
+            if name not in self.unreadable:
+                self.unreadable.add(name)
+                logger.warning("skipped an image that cannot be read (%d so far): %s", len(self.unreadable), name)
+
+    def records(self) -> list[dict]:
+        """The lines that were written."""
+        return [json.loads(line) for line in self.metrics_path.read_text().splitlines()]
+
+    def state(self) -> dict:
+        """What a resumed run continues with, the same on every process."""
+        self.unreadable = set(gather_object(sorted(self.unreadable)))
+        return {"sums": self._mean_sums(), "last_step": self.last_step, "unreadable": sorted(self.unreadable)}
+
+    def load_state(self, state: dict) -> None:
+        device = self.accelerator.device
+        self.sums = {
+            name: torch.tensor(value, dtype=torch.double, device=device) for name, value in state["sums"].items()
+        }
+        self.last_step, self.unreadable = state["last_step"], set(state["unreadable"])
+
+    def check_finite(self) -> None:
+        """Raises `NonFiniteLossError` if any process has seen a loss that is not finite."""
+        # A process may see its first bad loss a step after another one, from the weights that this one made bad.
+        found = self.accelerator.gather(self.first_bad[None])
+        bad_step, *values = found[found[:, 0].argmin()].tolist()
+        if math.isfinite(bad_step):
+            terms = ", ".join(f"{name} {value:.6g}" for name, value in zip(self.term_names, values, strict=True))
+            self.raise_non_finite(f"the loss was not finite at step {int(bad_step)}: {terms}")
+
+    def raise_non_finite(self, what: str) -> NoReturn:
+        good = list_checkpoints(self.output_dir)
+        raise NonFiniteLossError(
+            f"{what}. "
+            + (f"The last good checkpoint is {good[-1]}. " if good else "There is no checkpoint yet. ")
+            + "Usual causes: too high a learning rate or too short a warm-up, fp16 where bf16 or no mixed precision is "
+            "needed, no max_grad_norm."
+        )
+
+    def _mean_sums(self) -> dict[str, float]:
+        """The sums, averaged over the processes."""
+        if not self.sums:
+            return {}
+        values = self.accelerator.reduce(torch.stack(list(self.sums.values())), reduction="mean")
+        return dict(zip(self.sums, values.tolist(), strict=True))
+
+    def _restart_clock(self) -> None:
+        self.started, self.images = time.perf_counter(), 0
