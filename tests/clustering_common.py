@@ -44,7 +44,7 @@ def table(num_images=NUM_IMAGES, unknown=(), seed=2):
 
 
 class ClusteringTests(SSLModelTests):
-    learning_rate = 3e-3
+    learning_rate = 1e-2
     tiny: dict = {"num_clusters": NUM_CLUSTERS}
 
     @classmethod
@@ -75,7 +75,7 @@ class ClusteringTests(SSLModelTests):
 
     def test_loss_falls_on_real_images(self):
         """In one epoch: the next one has clusters and a classifier of its own."""
-        dataset, model = load_image_dataset("digits"), self.model().train()
+        dataset, model = load_image_dataset("digits"), self.model(backbone_config=BACKBONES["resnet"]).train()
         loader = build_train_loader(dataset, build_views(list(self.views)), batch_size=32, seed=0)
         normalize = Normalize(model.config.image_mean, model.config.image_std)
         model.begin_run(len(dataset))

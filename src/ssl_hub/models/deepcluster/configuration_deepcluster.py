@@ -43,4 +43,4 @@ class DeepClusterConfig(ClusteringConfig):
 
     @property
     def num_channels(self) -> int:
-        return 3 if self.sobel else super().num_channels
+        return 3 if self.sobel else getattr(self.backbone_config, "num_channels", 3)
