@@ -159,7 +159,9 @@ class ClusteringTests(SSLModelTests):
         state = self.model().state_dict()
         model = self.model()
         model.begin_run(NUM_IMAGES + 2)
-        with pytest.raises(RuntimeError, match=r"holds 40 images and this run's dataset has 42: resume with the dataset"):
+        with pytest.raises(
+            RuntimeError, match=r"holds 40 images and this run's dataset has 42: resume with the dataset"
+        ):
             model.load_state_dict(state)
         model.begin_run(NUM_IMAGES)
         model.load_state_dict(state)
@@ -167,9 +169,13 @@ class ClusteringTests(SSLModelTests):
 
     def test_data_that_cannot_work(self):
         model = super().model()
-        with pytest.raises(ValueError, match="load the dataset without streaming, or take an algorithm .* such as SwAV"):
+        with pytest.raises(
+            ValueError, match="load the dataset without streaming, or take an algorithm .* such as SwAV"
+        ):
             model.begin_run(None)
-        with pytest.raises(ValueError, match=r"4 clusters of at least .* need \d+ readable images, .* has 3: set num_clu"):
+        with pytest.raises(
+            ValueError, match=r"4 clusters of at least .* need \d+ readable images, .* has 3: set num_clu"
+        ):
             model.begin_run(3)
         with pytest.raises(ValueError, match="no clusters yet: call begin_run"):
             model(self.images(), mode="loss", **self.loss_inputs(BATCH_SIZE))

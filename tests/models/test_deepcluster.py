@@ -55,9 +55,7 @@ class TestDeepCluster(ClusteringTests):
 
     # With Sobel gradients
 
-    SOBEL = ResNetConfig(
-        embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", num_channels=2
-    )
+    SOBEL = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", num_channels=2)
 
     def test_sobel(self, tmp_path):
         model = self.model(sobel=True, backbone_config=self.SOBEL).eval()

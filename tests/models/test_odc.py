@@ -89,7 +89,7 @@ class TestODC(ClusteringTests):
         model.end_step(Progress(1, 10))
         sizes = model.memory.sizes()
         assert sizes.sum() == NUM_IMAGES and sizes.min() > 0
-        expected = sizes ** -0.5
+        expected = sizes**-0.5
         assert torch.allclose(model.memory.class_weights, expected / expected.sum())
 
     def test_the_loss_weighs_small_clusters_more(self):
