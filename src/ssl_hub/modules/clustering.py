@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 import torch.nn.functional as F
 
-CHUNK_SIZE = 65_536  # rows of a table that are converted at once
+CHUNK_SIZE = 16_384  # rows of a table
 
 
 def check_clusters(num_images: int, num_clusters: int, min_size: int = 1) -> None:
@@ -34,35 +34,59 @@ def check_finite(features: torch.Tensor) -> None:
         )
 
 
-def fit_whitening(features: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+@contextmanager
+def all_cores() -> Iterator[None]:
+    """Lets torch and faiss use every core: launchers give each process one thread, but one clusters while others wait."""
+    import faiss  # it takes a while to import
+
+    before = torch.get_num_threads(), faiss.omp_get_max_threads()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    torch.set_num_threads(cores)
+    faiss.omp_set_num_threads(cores)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        faiss.omp_set_num_threads(before[1])
+
+
+def fit_whitening(
+    features: torch.Tensor, size: int, device: torch.device | str = "cpu"
+) -> tuple[torch.Tensor, torch.Tensor]:
     """A PCA whose components have unit variance.
 
     Args:
-        features: table `(N, D)`.
+        features: table `(N, D)` on the CPU.
         size: number of components, D at most.
+        device: where the covariance is computed.
 
     Returns:
-        Their mean `(D,)` and the projection `(D, size)`. A direction in which the features do not vary projects to zero.
+        On the device their mean `(D,)` and the projection `(D, size)`. A direction in which the features hardly vary
+        projects to zero.
     """
-    mean = sum(chunk.double().sum(dim=0) for chunk in features.split(CHUNK_SIZE)) / len(features)
-    covariance = torch.zeros(features.shape[1], features.shape[1], dtype=torch.double)
-    for chunk in features.split(CHUNK_SIZE):
-        centred = chunk.double() - mean
-        covariance += centred.T @ centred / len(features)
-    variances, directions = torch.linalg.eigh(covariance)
-    variances, directions = variances.flip(0)[:size], directions.flip(1)[:, :size]
-    varies = variances > 1e-10 * variances[0].clamp(min=1e-30)
+    from scipy.linalg import eigh  # torch computes all eigenvectors, and takes three times as long
+
+    chunks = features.split(CHUNK_SIZE)
+    mean = sum(chunk.to(device).sum(dim=0).cpu().double() for chunk in chunks) / len(features)
+    mean, covariance = mean.to(device, features.dtype), 0.0
+    for chunk in chunks:
+        centred = chunk.to(device) - mean
+        covariance = covariance + (centred.T @ centred).cpu().double() / len(features)
+    largest = [len(mean) - size, len(mean) - 1]  # the eigenvalues come in ascending order
+    variances, directions = (torch.from_numpy(part) for part in eigh(covariance.numpy(), subset_by_index=largest))
+    varies = variances > 1e-6 * variances[-1].clamp(min=1e-30)  # what is below is rounding in float32
     scales = torch.where(varies, variances.clamp(min=1e-30).rsqrt(), 0.0)
-    return mean.to(features.dtype), (directions * scales).to(features.dtype)
+    return mean, (directions * scales).to(device, features.dtype)
 
 
 def whiten(features: torch.Tensor, mean: torch.Tensor, projection: torch.Tensor) -> torch.Tensor:
-    """Unit vectors `(N, size)` of what `fit_whitening` found for features `(N, D)`."""
-    return torch.cat([F.normalize((chunk - mean) @ projection, dim=1) for chunk in features.split(CHUNK_SIZE)])
+    """Unit vectors `(N, size)` of what `fit_whitening` found for features `(N, D)`, computed where that is."""
+    whitened = [F.normalize((chunk.to(mean.device) - mean) @ projection, dim=1) for chunk in features.split(CHUNK_SIZE)]
+    return torch.cat([chunk.to(features.device) for chunk in whitened])
 
 
 def kmeans(features: torch.Tensor, num_clusters: int, iterations: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """k-means of faiss (Euclidean), with all rows and on all processor cores, without empty clusters.
+    """k-means of faiss (Euclidean), with all rows, without empty clusters.
 
     Args:
         features: table `(N, D)` on the CPU, N >= num_clusters.
@@ -73,32 +97,20 @@ def kmeans(features: torch.Tensor, num_clusters: int, iterations: int, seed: int
     import faiss  # it takes a while to import
 
     table = features.float().contiguous().numpy()
-    with _all_cores(faiss):
-        solver = faiss.Kmeans(
-            table.shape[1],
-            num_clusters,
-            niter=iterations,
-            seed=seed,
-            min_points_per_centroid=1,
-            max_points_per_centroid=-(-len(table) // num_clusters),
-        )
-        solver.train(table)
-        labels = torch.from_numpy(solver.index.search(table, 1)[1][:, 0])
+    solver = faiss.Kmeans(
+        table.shape[1],
+        num_clusters,
+        niter=iterations,
+        seed=seed,
+        min_points_per_centroid=1,
+        max_points_per_centroid=-(-len(table) // num_clusters),
+    )
+    solver.train(table)
+    labels = torch.from_numpy(solver.index.search(table, 1)[1][:, 0])
     centroids = torch.from_numpy(solver.centroids).to(features.dtype)
     for empty in (cluster_sizes(labels, num_clusters) == 0).nonzero().flatten().tolist():
         split_largest(features, labels, centroids, empty)
     return labels, centroids
-
-
-@contextmanager
-def _all_cores(faiss) -> Iterator[None]:
-    """A launcher of several processes gives each one thread, but the others wait while one clusters."""
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before)
 
 
 def cluster_sizes(labels: torch.Tensor, num_clusters: int) -> torch.Tensor:

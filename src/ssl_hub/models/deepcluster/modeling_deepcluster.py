@@ -14,6 +14,7 @@ from ...lifecycle import FeatureTable, Progress
 from ...modeling_outputs import SSLLossOutput
 from ...modeling_utils import ClusteringModel, SSLForImageClassification
 from ...modules.clustering import (
+    all_cores,
     check_clusters,
     check_finite,
     describe_clusters,
@@ -133,9 +134,10 @@ class DeepClusterModel(SobelInput, ClusteringModel):
         """One process fills the memory for all, by the features `(M, hidden_size)` of the known ones of the images."""
         memory = self.memory
         if process_index() == 0:
-            mean, projection = fit_whitening(features, memory.projection.shape[1])
-            whitened = whiten(features, mean, projection)
-            labels, centroids = kmeans(whitened, self.config.num_clusters, self.config.kmeans_iterations, seed)
+            with all_cores():
+                mean, projection = fit_whitening(features, memory.projection.shape[1], memory.projection.device)
+                whitened = whiten(features, mean, projection)
+                labels, centroids = kmeans(whitened, self.config.num_clusters, self.config.kmeans_iterations, seed)
             memory.mean.copy_(mean)
             memory.projection.copy_(projection)
             memory.centroids.copy_(centroids)

@@ -12,7 +12,7 @@ from ...distributed import broadcast_, check_batch_for_batchnorm, process_index
 from ...lifecycle import FeatureTable, Progress
 from ...modeling_outputs import SSLLossOutput
 from ...modeling_utils import ClusteringModel, SSLForImageClassification
-from ...modules.clustering import check_clusters, check_finite, describe_clusters, kmeans
+from ...modules.clustering import all_cores, check_clusters, check_finite, describe_clusters, kmeans
 from ...modules.heads import ClassifierHead
 from ...modules.losses import normalize
 from ...modules.memories import OnlineClusterMemory
@@ -90,7 +90,8 @@ class ODCModel(ClusteringModel):
         """One process fills the memory for all, by the unit features `(M, dim)` of the known ones of the images."""
         memory = self.memory
         if process_index() == 0:
-            labels, _ = kmeans(features, self.config.num_clusters, self.config.kmeans_iterations, seed)
+            with all_cores():
+                labels, _ = kmeans(features, self.config.num_clusters, self.config.kmeans_iterations, seed)
             known = known.to(memory.labels.device)
             memory.features[known] = features.to(memory.features)
             memory.labels[known] = labels.to(memory.labels)
