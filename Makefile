@@ -1,6 +1,6 @@
 # make demo   pretrain a small MAE on scikit-learn's digits, into ./demo; run again to resume or to see the report
 # make test   lint, then the tests, side by side on all cores
-# make lint   ruff and the import contracts
+# make lint   ruff, the import contracts, mypy
 # make clean  remove caches and build outputs; ./demo and .venv stay
 
 PYTHON ?= python3
@@ -20,6 +20,7 @@ lint: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/mypy
 
 .venv/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv .venv

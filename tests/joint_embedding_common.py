@@ -3,7 +3,9 @@
 import pytest
 import torch
 from test_modeling_common import BATCH_SIZE, SSLModelTests
-from transformers import AutoModel, ConvNextConfig, ResNetConfig, SwinConfig, TimmWrapperConfig, ViTConfig
+from transformers import AutoModel, ConvNextConfig, SwinConfig, TimmWrapperConfig, ViTConfig
+
+from ssl_hub.modules.configuration_cifar_resnet import CifarResNetConfig
 
 VIT = {
     "model_type": "vit",
@@ -16,7 +18,7 @@ VIT = {
     "layer_norm_eps": 1e-6,
 }
 BACKBONES = {
-    "resnet": ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", stem="3x3"),
+    "resnet": CifarResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic"),
     "vit": ViTConfig(**{key: value for key, value in VIT.items() if key != "model_type"}),
     "swin": SwinConfig(image_size=16, patch_size=2, embed_dim=16, depths=[1, 1], num_heads=[2, 2], window_size=2),
     "convnext": ConvNextConfig(hidden_sizes=[8, 16], depths=[1, 1], num_stages=2, patch_size=2),

@@ -1,9 +1,13 @@
 """What `import ssl_hub` costs, and that it works whatever is imported first."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+import ssl_hub
 
 
 def run(code):
@@ -43,6 +47,18 @@ TINY = (
     "backbone_config={'image_size': 16, 'patch_size': 4, 'hidden_size': 16, 'num_hidden_layers': 1,"
     " 'num_attention_heads': 2, 'intermediate_size': 16}, decoder_num_hidden_layers=1"
 )
+
+
+def test_the_stub_has_the_public_names():
+    stub = (Path(ssl_hub.__file__).parent / "__init__.pyi").read_text()
+    assert {*re.findall(r"as (\w+)", stub), "__version__"} == set(ssl_hub.__all__)
+
+
+def test_a_transformers_without_auto_classes_is_told():
+    """Not passed over: no model could be loaded, and nobody would know why."""
+    code = "import ssl_hub._registration as r; r._AUTO_MODULES = ('transformers.models.auto.other',)\n"
+    code += "try: r.register_algorithms()\nexcept ImportError as error: print(error)"
+    assert "when transformers.models.auto.other is imported, and the installed transformers has no such" in run(code)
 
 
 def test_unknown_name():

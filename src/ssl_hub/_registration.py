@@ -7,6 +7,7 @@ import importlib
 import importlib.abc
 import importlib.util
 import sys
+from pathlib import Path
 
 _AUTO_MODULES = ("transformers.models.auto.configuration_auto", "transformers.models.auto.modeling_auto")
 
@@ -19,8 +20,23 @@ def register_algorithms() -> None:
     """
     if _AUTO_MODULES[0] in sys.modules:
         _register_configs()
-    elif not any(isinstance(finder, _RegisterAfterImport) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _RegisterAfterImport())
+        return
+    for name in _AUTO_MODULES:
+        if not _exists(name):
+            raise ImportError(
+                f"ssl_hub registers its models when {name} is imported, and the installed transformers has no such "
+                "module: install a version that ssl_hub supports (pip install --upgrade ssl_hub transformers)"
+            )
+    sys.meta_path.insert(0, _RegisterAfterImport())
+
+
+def _exists(name: str) -> bool:
+    """Whether there is such a module, without importing the packages that it lies in."""
+    top, *rest = name.split(".")
+    package = importlib.util.find_spec(top)
+    return package is not None and any(
+        Path(folder, *rest).with_suffix(".py").is_file() for folder in package.submodule_search_locations or ()
+    )
 
 
 def _register_configs() -> None:
@@ -43,13 +59,8 @@ class _RegisterAfterImport(importlib.abc.MetaPathFinder):
         if fullname not in self.waiting_for:
             return None
         self.waiting_for.remove(fullname)
-        spec = importlib.util.find_spec(fullname)
-        if spec is None or spec.loader is None:
-            raise ImportError(
-                f"ssl_hub registers its models when {fullname} is imported, and this version of transformers has no "
-                "such module: install a version that ssl_hub supports (see its requirements)"
-            )
         self.loading.add(fullname)
+        spec = importlib.util.find_spec(fullname)
         execute = spec.loader.exec_module
 
         def execute_and_register(module):

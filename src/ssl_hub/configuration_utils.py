@@ -1,6 +1,7 @@
 """What the configurations of all algorithms share."""
 
 from collections.abc import Callable
+from difflib import get_close_matches
 from typing import ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -19,8 +20,9 @@ class SSLConfig(PreTrainedConfig):
             Side length, in pixels, of the square images that the model is used with: what the image processor makes.
             By default what the backbone is built for, or 224.
         pooling (`"cls"` or `"mean"`, *optional*, defaults to `"cls"`):
-            What `pooler_output` is for a backbone that returns tokens and does not pool them itself: the class token,
-            or the mean of the patch tokens.
+            What `pooler_output` is for a backbone that returns tokens and does not pool them itself: the class token
+            (the first one, where there are two), or the mean of the patch tokens. A backbone without a class token
+            gives the mean either way.
         image_mean, image_std (`list[float]`, *optional*, defaults to those of ImageNet):
             Normalisation of the pixels, a value a channel, in units of [0, 1]. The image processor gets the same, and
             `mode="predict"` undoes it.
@@ -52,9 +54,15 @@ class SSLConfig(PreTrainedConfig):
                 raise ValueError(
                     f"backbone_config needs a model_type, such as 'resnet' or 'vit'; got {self.backbone_config}"
                 )
+            check_backbone_type(backbone_config["model_type"])
             self.backbone_config = AutoConfig.for_model(**backbone_config)
+        if isinstance(self.backbone_config, SSLConfig):
+            raise ValueError(
+                f"the backbone of {self.model_type!r} cannot be another self-supervised model "
+                f"({self.backbone_config.model_type!r}): give the backbone_config inside that one"
+            )
         if self.image_size is None:
-            self.image_size = getattr(self.backbone_config, "image_size", 224)
+            self.image_size = backbone_image_size(self.backbone_config)
         self.image_mean, self.image_std = list(self.image_mean), list(self.image_std)
         channels = self.num_channels
         if not len(self.image_mean) == len(self.image_std) == channels or min(self.image_std) <= 0:
@@ -78,7 +86,46 @@ class SSLConfig(PreTrainedConfig):
 
     @property
     def num_channels(self) -> int:
-        return getattr(self.backbone_config, "num_channels", 3)
+        return num_backbone_channels(self.backbone_config)
+
+
+def check_backbone_type(model_type: str) -> None:
+    """Raises `ValueError`, with near names, unless transformers knows this `model_type`."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING  # not above: see SSLConfig
+
+    if model_type not in CONFIG_MAPPING:
+        near = get_close_matches(str(model_type), list(CONFIG_MAPPING), n=3)
+        raise ValueError(
+            f"transformers has no model_type {model_type!r} for backbone_config; "
+            + (f"near it: {', '.join(near)}" if near else "'resnet', 'vit' and 'timm_wrapper' are some")
+        )
+
+
+def backbone_image_size(config: PreTrainedConfig) -> int:
+    """Side length of the square images that a backbone is built for; 224 if it takes any.
+
+    Raises:
+        ValueError: they are not square.
+    """
+    size = getattr(config, "image_size", None)
+    if config.model_type == "timm_wrapper":
+        from timm.models import get_pretrained_cfg  # timm takes a while to import
+
+        pretrained = get_pretrained_cfg(config.architecture)
+        size = (config.model_args or {}).get("img_size") or (pretrained and pretrained.input_size[1:])
+    if size is None:
+        return 224
+    height, width = (size, size) if isinstance(size, int) else size
+    if height != width:
+        raise ValueError(f"the image size of a backbone must be square; that of {config.model_type!r} is {size}")
+    return height
+
+
+def num_backbone_channels(config: PreTrainedConfig) -> int:
+    """Number of channels of the images that a backbone takes."""
+    if config.model_type == "timm_wrapper":
+        return (config.model_args or {}).get("in_chans", 3)
+    return getattr(config, "num_channels", 3)
 
 
 def resnet50_config() -> PreTrainedConfig:

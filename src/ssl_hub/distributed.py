@@ -126,13 +126,36 @@ class _SyncBatchNormOnCPU(nn.modules.batchnorm._BatchNorm):
         return output * self.weight.view(shape) + self.bias.view(shape) if self.affine else output
 
 
+class _SyncBatchNormActOnCPU(_SyncBatchNormOnCPU):
+    """The same for timm's `BatchNormAct2d`, which has dropout and activation inside."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return self.act(self.drop(super().forward(input)))
+
+
 def synchronize_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
-    """Makes every BatchNorm of a model use the statistics of all processes; parameters and buffers stay."""
+    """Makes every BatchNorm of a model use the statistics of all processes; parameters and buffers stay.
+
+    Raises:
+        ValueError: the model has a kind of BatchNorm that computes something else besides, which would be lost.
+    """
+    from timm.layers import BatchNormAct2d, convert_sync_batchnorm  # timm takes a while to import
+
+    done = (_SyncBatchNormOnCPU, nn.SyncBatchNorm)
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+    if any(isinstance(layer, done) for layer in layers.values()):
+        return model
+    known = {cls.forward for cls in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, BatchNormAct2d)}
+    for name, layer in layers.items():
+        if type(layer).forward not in known:
+            raise ValueError(
+                f"{name} is a {type(layer).__name__}, a BatchNorm with a forward of its own, which cannot be "
+                "synchronised over processes: train on one process, or set sync_batchnorm = False on the model"
+            )
     if device.type != "cpu":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            module.__class__ = _SyncBatchNormOnCPU
+        return convert_sync_batchnorm(model)
+    for layer in layers.values():
+        layer.__class__ = _SyncBatchNormActOnCPU if isinstance(layer, BatchNormAct2d) else _SyncBatchNormOnCPU
     return model
 
 

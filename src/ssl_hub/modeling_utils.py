@@ -18,7 +18,7 @@ from .configuration_utils import ClusteringConfig, JointEmbeddingConfig, SSLConf
 from .distributed import check_batch_for_batchnorm
 from .lifecycle import FeatureTable, ParameterRule, Progress
 from .modeling_outputs import ClusterOutput, ProjectionOutput, SSLLossOutput
-from .modules.backbones import backbone_hidden_size, build_backbone, pool_features, run_backbone
+from .modules.backbones import backbone_hidden_size, build_backbone, run_backbone
 from .modules.clustering import check_clusters, cluster_weights, describe_clusters
 from .modules.heads import ClassifierHead
 from .modules.losses import normalize, weighted_cross_entropy
@@ -66,13 +66,7 @@ class SSLPreTrainedModel(PreTrainedModel):
                 kwargs[name] = getattr(self.config, name, None)
             if not kwargs[name]:
                 del kwargs[name]
-        outputs = run_backbone(self.backbone, self.backbone_input(pixel_values), **kwargs)
-        return BaseModelOutputWithPooling(
-            last_hidden_state=outputs.last_hidden_state,
-            pooler_output=pool_features(outputs, self.config.pooling),
-            hidden_states=getattr(outputs, "hidden_states", None),
-            attentions=getattr(outputs, "attentions", None),
-        )
+        return run_backbone(self.backbone, self.backbone_input(pixel_values), self.config.pooling, **kwargs)
 
 
 class SSLModel(SSLPreTrainedModel):
@@ -125,7 +119,7 @@ class SSLModel(SSLPreTrainedModel):
             repo_id: "owner/name", or "name" for your own namespace; created if it does not exist.
             options: those of [`ssl_hub.hub.publishing.push_model`], named as in transformers: `commit_message`,
                 `commit_description`, `private`, `token`, `revision`, `create_pr`, `max_shard_size`, `tags`; and
-                `image_processor`, by default made from the configuration.
+                `image_processor`, by default the one that the model was loaded with or one made from the configuration.
 
         Returns:
             The URL of the repository, or of the pull request.
@@ -133,12 +127,17 @@ class SSLModel(SSLPreTrainedModel):
         return SSLConfig.push_model(self, repo_id, **options)
 
     def save_pretrained(self, save_directory, *args, push_to_hub: bool = False, **kwargs) -> None:
-        """As in transformers, but for `push_to_hub=True`, which would upload an incomplete repository."""
+        """As in transformers, but for `push_to_hub=True`, which would upload an incomplete repository.
+
+        Tensors keep the names that they have in the model: `save_original_format=True` gives those of a backbone the
+        names that transformers has in the backbone's own checkpoints.
+        """
         if push_to_hub:
             raise ValueError(
                 "save_pretrained(push_to_hub=True) would upload the weights without backbone/, image processor and model "
                 "card: call push_to_hub(repo_id)"
             )
+        kwargs.setdefault("save_original_format", False)
         super().save_pretrained(save_directory, *args, **kwargs)
 
     def freeze(self) -> None:
@@ -280,7 +279,7 @@ class JointEmbeddingModel(SSLModel):
         return self.in_chunks(lambda images: teacher.neck(self.pooled_features(teacher.backbone, images)), pixel_values)
 
     def pooled_features(self, backbone: PreTrainedModel, pixel_values: torch.Tensor) -> torch.Tensor:
-        return pool_features(run_backbone(backbone, pixel_values), self.config.pooling)
+        return run_backbone(backbone, pixel_values, self.config.pooling).pooler_output
 
     def in_chunks(self, function: Callable, pixel_values: torch.Tensor):
         """Applies a function to a batch, in chunks if `loss_chunk_size` says so, with the exact gradient.

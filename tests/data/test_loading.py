@@ -316,7 +316,8 @@ def test_a_large_photo_is_decoded_no_larger_than_its_views_need(tmp_path, monkey
     for reduced, whole in zip(jpeg, png, strict=True):
         for view, other in zip(reduced["views"], whole["views"], strict=True):
             for name in view:
-                assert (view[name].float() - other[name].float()).abs().mean() < 8  # of 256; other crops differ by 50
+                difference = (view[name].float() - other[name].float()).abs().mean()
+                assert difference < 8  # of 256; another crop is off by 20 to 80
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

@@ -84,12 +84,20 @@ def test_image_processor_crops_the_centre_and_normalizes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("mean", "std"), [((123.7, 116.3, 103.5), (58.4, 57.1, 57.4)), (MEAN[:1], STD[:1]), (MEAN, (0, 1, 1))]
+    ("mean", "std"), [((123.7, 116.3, 103.5), (58.4, 57.1, 57.4)), (MEAN[:1], STD), (MEAN, (0, 1, 1))]
 )
 def test_bad_statistics(mean, std):
     for build in (Normalize, lambda *statistics: build_image_processor(32, *statistics)):
         with pytest.raises(ValueError, match="three numbers each"):
             build(mean, std)
+
+
+def test_a_model_of_grey_images_is_told_what_datasets_give():
+    for build in (Normalize, lambda *statistics: build_image_processor(32, *statistics)):
+        with pytest.raises(
+            ValueError, match=r"needs num_channels=3; this one has 1 values .*num_channels of its backbone"
+        ):
+            build(MEAN[:1], STD[:1])
 
 
 @pytest.mark.parametrize("arguments", [{"image_size": 0}, {"image_size": 32, "crop_ratio": 1.2}])

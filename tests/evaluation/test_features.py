@@ -1,10 +1,27 @@
+from io import BytesIO
+
+import datasets
+import gather_process
+import numpy as np
 import pytest
 import torch
+import torch.multiprocessing as mp
+from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from ssl_hub.evaluation.features import check_features, extract_features
+import ssl_hub.evaluation.features as features_module
+from ssl_hub.data.loading import build_eval_loader
+from ssl_hub.data.processing import build_image_processor
+from ssl_hub.evaluation.features import (
+    check_features,
+    extract_feature_table,
+    extract_features,
+    gather_feature_tables,
+    process_rows,
+)
 
 
 class Backbone(nn.Module):
@@ -61,7 +78,7 @@ def test_half_precision_without_labels():
 
 def test_bad_loaders_and_outputs():
     images = torch.ones(2, 3, 2, 2)
-    with pytest.raises(ValueError, match="no batch"):
+    with pytest.raises(ValueError, match="no image"):
         extract_features(Backbone(), [])
     with pytest.raises(ValueError, match="1 of 2 batches"):
         extract_features(Backbone(), [{"pixel_values": images}, {"pixel_values": images, "labels": torch.zeros(2)}])
@@ -69,6 +86,106 @@ def test_bad_loaders_and_outputs():
     model.layers = nn.Conv2d(3, 4, 1)
     with pytest.raises(ValueError, match=r"\(2, 4, 2, 2\)"):
         extract_features(model, [{"pixel_values": images}])
+
+
+# Features by row
+
+
+UNREADABLE = (0, 3, 9)
+
+
+def image_dataset():
+    """Ten images, of which three cannot be read."""
+    rows = []
+    for index in range(10):
+        pixels = np.random.default_rng(index).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(buffer := BytesIO(), format="PNG")
+        content = b"no image" if index in UNREADABLE else buffer.getvalue()
+        rows.append({"image": {"bytes": content, "path": None}, "label": index % 2})
+    features = datasets.Features({"image": datasets.Image(decode=False), "label": datasets.Value("int64")})
+    return datasets.Dataset.from_list(rows, features=features)
+
+
+def image_loader(dataset, batch_size):
+    return build_eval_loader(
+        dataset, build_image_processor(2, [0.5] * 3, [0.5] * 3, crop_ratio=1.0), batch_size=batch_size
+    )
+
+
+def image_model():
+    torch.manual_seed(0)
+    return Backbone().train()
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_row_i_is_image_i(batch_size, caplog):
+    dataset, model = image_dataset(), image_model()
+    table = extract_feature_table(None, model, image_loader(dataset, batch_size), len(dataset))
+    assert table.known.tolist() == [index not in UNREADABLE for index in range(10)]
+    assert not table.features[~table.known].any()
+    for index in range(10):  # each by itself
+        if index not in UNREADABLE:
+            features, labels = extract_features(model, image_loader(dataset.select([index]), 1))
+            torch.testing.assert_close(table.features[index], features[0])
+            assert labels.tolist() == [index % 2]
+    features, labels = extract_features(model, image_loader(dataset, batch_size))
+    torch.testing.assert_close(features, table.features[table.known])
+    assert labels.tolist() == [index % 2 for index in range(10) if index not in UNREADABLE]
+    assert "3 images cannot be read and have no features: row 0, row 3, row 9" in caplog.text
+    assert model.training and torch.is_grad_enabled()
+
+
+def test_other_features_than_the_pooled_ones():
+    dataset, model = image_dataset(), image_model()
+    modes = []
+
+    def extract(pixel_values):
+        modes.append((model.training, torch.is_grad_enabled()))
+        return pixel_values.mean(dim=(2, 3)).double()
+
+    table = extract_feature_table(extract, model, image_loader(dataset, 4), len(dataset))
+    assert table.features.shape == (10, 3) and table.features.dtype == torch.float32
+    assert set(modes) == {(False, False)} and model.training
+    with pytest.raises(ValueError, match=r"\(1, 3, 2, 2\)"):
+        extract_feature_table(lambda pixel_values: pixel_values, model, image_loader(dataset, 2), len(dataset))
+    assert model.training and torch.is_grad_enabled()
+
+
+def test_rows_that_the_dataset_does_not_have():
+    dataset, model = image_dataset(), image_model()
+    with pytest.raises(ValueError, match=r"rows 9 to 10 \(offset 8\) are not all among the 10"):
+        extract_feature_table(None, model, image_loader(dataset, 4), len(dataset), offset=8)
+
+
+def test_a_dataset_without_a_readable_image():
+    table = extract_feature_table(None, image_model(), image_loader(image_dataset().select([0, 3]), 2), 2)
+    assert table.features.shape == (2, 0) and not table.known.any()
+
+
+def test_processes_get_the_table_of_one_process(tmp_path, monkeypatch):
+    dataset = image_dataset().select([0, 3, 1, 2, 9, 4, 5])  # the first of three processes can read none of its images
+    expected = extract_feature_table(None, image_model(), image_loader(dataset, 2), len(dataset))
+    assert gather_feature_tables(expected) is expected
+    assert process_rows(len(dataset)) == range(7)
+    all_rows = []
+    for rank in range(3):
+        with monkeypatch.context() as context:
+            context.setattr(features_module, "num_processes", lambda: 3)
+            context.setattr(features_module, "process_index", lambda rank=rank: rank)
+            rows = process_rows(len(dataset))
+        all_rows += rows
+        loader = image_loader(dataset.select(rows), 2)
+        part = extract_feature_table(None, image_model(), loader, len(dataset), offset=rows.start)
+        save_file({"features": part.features, "known": part.known}, tmp_path / f"part-{rank}.safetensors")
+    assert all_rows == list(range(7))
+
+    mp.spawn(gather_process.run, (3, str(tmp_path)), nprocs=3)
+    first = load_file(tmp_path / "table-0.safetensors")
+    torch.testing.assert_close(first["features"], expected.features)
+    for rank in range(3):
+        table = load_file(tmp_path / f"table-{rank}.safetensors")
+        assert torch.equal(table["known"], expected.known)
+        assert torch.equal(table["features"], first["features"])
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,6 @@ def test_bad_input(metric):
 
 
 def test_a_collapse_is_described_and_health_is_not():
-    assert describe_collapse(0.1, 5.0, 64) is None
-    text = describe_collapse(0.004, 1.2, 64)
-    assert "collapsed" in text and "embedding_std 0.0040 of 1" in text and "1.2 of 64" in text
+    assert describe_collapse(0.1, 5.0) is None
+    text = describe_collapse(0.004, 1.2)
+    assert "collapsed" in text and "embedding_std 0.0040 of 1" in text and "effective rank 1.2" in text

@@ -52,8 +52,10 @@ def test_metadata_survives_the_file(tmp_path):
     assert data.pipeline_tag == "image-feature-extraction"
     assert "toy_ssl" in data.tags
     assert data.datasets == ["imagenet-1k"]
-    (result,) = data.eval_results
-    assert (result.metric_type, result.metric_value, result.dataset_type) == ("accuracy", 0.8765, "imagenet-1k")
+    assert [(r.metric_type, r.metric_name, r.metric_value, r.dataset_type) for r in data.eval_results] == [
+        ("accuracy", "kNN accuracy", 0.8765, "imagenet-1k"),
+        ("accuracy", "linear probe accuracy", 0.9, "imagenet-1k"),
+    ]
 
 
 def test_text_states_what_was_done():
@@ -63,9 +65,9 @@ def test_text_states_what_was_done():
     assert "Recipe: `toy-vit-tiny-1e`" in text
     assert "| `learning_rate` | `0.001` |" in text
     assert "| `seed` | `0` |" in text
-    assert "| kNN accuracy | 87.65% |" in text
-    assert "| linear probe accuracy | 90.00% |" in text
-    assert "| RankMe (effective rank) | 7.25 |" in text  # the last value there is
+    assert "| kNN accuracy ↑ | 87.65% |" in text
+    assert "| linear probe accuracy ↑ | 90.00% |" in text
+    assert "| RankMe (effective rank) ↑ | 7.25 |" in text  # the last value there is
     assert "| last logged training loss | 1.25 |" in text
     assert "hf_secret" not in text and "/home/me" not in text and "out/me" not in text
 

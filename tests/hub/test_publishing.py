@@ -159,7 +159,7 @@ def test_every_door_gives_the_same_repository(hub, tmp_path):
     torch.manual_seed(0)
     AcceleratorState._reset_state(reset_partial_state=True)
     model = MAEModel(MAEConfig(**TINY))
-    arguments = {"per_device_train_batch_size": 8, "learning_rate": 1e-3, "max_train_steps": 1, "logging_steps": 1}
+    arguments = {"per_device_train_batch_size": 8, "learning_rate": 1e-3, "max_train_steps": 1, "eval_crop_ratio": 1.0}
     SSLTrainer(
         model,
         PretrainingArguments(
@@ -170,10 +170,10 @@ def test_every_door_gives_the_same_repository(hub, tmp_path):
     ).train()
     AcceleratorState._reset_state(reset_partial_state=True)
 
-    assert model.push_to_hub("by-model") == f"{hub}/me/by-model"
-    publish(tmp_path / "run", "me/by-publish")
     config = model.config
-    image_processor = build_image_processor(config.image_size, config.image_mean, config.image_std)
+    image_processor = build_image_processor(config.image_size, config.image_mean, config.image_std, crop_ratio=1.0)
+    assert model.push_to_hub("by-model", image_processor=image_processor) == f"{hub}/me/by-model"
+    publish(tmp_path / "run", "me/by-publish")
     save_for_sharing(model, image_processor, tmp_path / "saved")
     publish(tmp_path / "saved", "me/by-saving")
     loaded = AutoModel.from_pretrained(tmp_path / "run")
@@ -199,7 +199,8 @@ def test_every_door_gives_the_same_repository(hub, tmp_path):
 
 def test_a_pushed_model_loads(hub, tmp_path):
     model = MAEModel(MAEConfig(**TINY)).eval()
-    model.push_to_hub("me/x")
+    image_processor = build_image_processor(16, model.config.image_mean, model.config.image_std, crop_ratio=1.0)
+    model.push_to_hub("me/x", image_processor=image_processor)
     torch.save({"images": (images := torch.rand(2, 3, 16, 16))}, tmp_path / "images.pt")
     with torch.no_grad():
         torch.save({"features": model(images).pooler_output}, tmp_path / "features.pt")
@@ -212,9 +213,11 @@ assert type(backbone).__name__ == "ViTModel", type(backbone)
 import ssl_hub
 model = AutoModel.from_pretrained("me/x").eval()
 processor = AutoImageProcessor.from_pretrained("me/x")
-assert processor.crop_size["height"] == 16 and list(processor.image_mean) == [0.485, 0.456, 0.406], processor
+assert processor.size["shortest_edge"] == 16 and list(processor.image_mean) == [0.485, 0.456, 0.406], processor
 images = torch.load({str(tmp_path / "images.pt")!r}, weights_only=True)["images"]
 expected = torch.load({str(tmp_path / "features.pt")!r}, weights_only=True)["features"]
+from ssl_hub.hub import publishing
+assert publishing._image_processor(model).to_dict() == processor.to_dict()
 with torch.no_grad():
     torch.testing.assert_close(model(images).pooler_output, expected)
     tokens = backbone(images, interpolate_pos_encoding=True).last_hidden_state
@@ -282,3 +285,11 @@ def test_training_state_is_not_shared(tmp_path, monkeypatch, capfd):
     model.save_pretrained(tmp_path / "checkpoint")
     whole = MoCoModel.from_pretrained(tmp_path / "checkpoint").state_dict()
     assert all(torch.equal(tensor, whole[name]) for name, tensor in model.state_dict().items())
+
+
+def test_weights_without_an_image_processor_get_one_from_the_configuration(hub, tmp_path):
+    config = MAEConfig(**TINY, image_mean=[0.1, 0.2, 0.3])
+    MAEModel(config).save_pretrained(tmp_path / "weights")
+    MAEModel.from_pretrained(tmp_path / "weights").push_to_hub("me/x")
+    pushed = json.loads(tree("me/x", tmp_path / "cache")["preprocessor_config.json"])
+    assert pushed["image_mean"] == [0.1, 0.2, 0.3] and pushed["crop_size"] == {"height": 16, "width": 16}

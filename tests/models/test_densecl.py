@@ -42,14 +42,6 @@ class TestDenseCL(JointEmbeddingTests):
         with pytest.raises(ValueError, match="grid_size 3 must be that of the backbone's feature map.*4 x 4"):
             self.model(grid_size=3)(self.images(), mode="loss")
 
-    def test_backbone_without_a_feature_map(self):
-        model = self.model()
-        model.backbone.forward = lambda pixel_values, **kwargs: type(
-            "Outputs", (), {"last_hidden_state": torch.zeros(len(pixel_values), 32), "pooler_output": None}
-        )
-        with pytest.raises(ValueError, match="needs a backbone with a feature map"):
-            model(self.images(), mode="loss")
-
     def test_chunks_give_the_exact_gradient(self):
         """DenseCL's negatives come from queues, so the trainer refuses --loss_chunk_size for it."""
         assert not self.model().supports_loss_chunks

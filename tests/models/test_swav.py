@@ -38,6 +38,13 @@ class TestSwAV(JointEmbeddingTests):
         assert torch.allclose(assignments.sum(dim=0), torch.full((8,), 8.0), atol=0.05)
         assert torch.isfinite(sinkhorn(torch.ones(4, 8).bfloat16(), 0.05, 3)).all()
 
+    def test_sinkhorn_of_a_sample_far_from_every_prototype(self):
+        scores = torch.rand(16, 8, generator=torch.Generator().manual_seed(0))
+        scores[0] -= 1.9
+        assignments, expected = sinkhorn(scores, 0.05, 3), sinkhorn(scores.double(), 0.05, 3)
+        torch.testing.assert_close(assignments, expected.float(), rtol=1e-4, atol=1e-6)
+        assert torch.allclose(assignments.sum(dim=1), torch.ones(16))
+
     def test_crops_of_one_size_run_as_one_batch(self):
         model, sizes = self.model().train(), []
         model.backbone.register_forward_pre_hook(lambda module, args: sizes.append(tuple(args[0].shape)))

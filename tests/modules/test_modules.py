@@ -1,8 +1,6 @@
 import pytest
 import torch
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from ssl_hub.modules.backbones import pool_features
 from ssl_hub.modules.masking import patchify, random_patch_mask, unpatchify, visible_patch_indices
 from ssl_hub.modules.position_embeddings import sincos_position_embedding_2d
 
@@ -65,21 +63,3 @@ def test_sincos_table_with_class_token():
 def test_sincos_table_needs_a_multiple_of_4():
     with pytest.raises(ValueError, match="a number of channels that 4 divides, got 18"):
         sincos_position_embedding_2d(3, 18)
-
-
-def test_pool_features():
-    tokens = torch.randn(2, 5, 8)
-    outputs = BaseModelOutputWithPooling(last_hidden_state=tokens)
-    assert torch.equal(pool_features(outputs, "cls"), tokens[:, 0])
-    assert torch.equal(pool_features(outputs, "mean"), tokens[:, 1:].mean(dim=1))
-    feature_map = torch.randn(2, 8, 3, 3)
-    for pooling in ("cls", "mean"):
-        pooled = pool_features(BaseModelOutputWithPooling(last_hidden_state=feature_map), pooling)
-        assert torch.equal(pooled, feature_map.mean(dim=(2, 3)))
-
-
-def test_pool_features_takes_the_backbone_s_own():
-    outputs = BaseModelOutputWithPooling(
-        last_hidden_state=torch.randn(2, 8, 3, 3), pooler_output=torch.randn(2, 8, 1, 1)
-    )
-    assert torch.equal(pool_features(outputs, "mean"), outputs.pooler_output[..., 0, 0])

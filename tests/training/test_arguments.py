@@ -42,6 +42,18 @@ def test_optimizer_and_chunks_on_the_command_line():
     assert (args.optim, args.loss_chunk_size, args.weight_decay) == ("sgd", 32, 1e-6)
 
 
+def test_evaluators_of_the_command_line():
+    text = "[{type: knn, k: 5}, {type: linear_probe}]"
+    assert parse_arguments([*DIGITS, "--evaluation", text])[3].evaluation == text
+    for text, message in (
+        ("knn", "--evaluation 'knn': evaluation must be a list such as"),
+        ("[{type: kn}]", "near it: knn"),
+        ("[{type: knn", "while parsing a flow mapping"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            parse_arguments([*DIGITS, "--evaluation", text])
+
+
 def test_recipe_with_an_unknown_argument(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("extends: mae-vit-tiny-digits\ntraining: {learning_rat: 1}\n")

@@ -6,7 +6,7 @@ from importlib import resources
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from transformers import AutoModel, AutoModelForPreTraining
+from transformers import AutoModel, AutoModelForPreTraining, ConvNextConfig
 
 from ssl_hub import SSLConfig, SSLTrainer, load_image_dataset
 from ssl_hub.data.views import build_views
@@ -257,10 +257,13 @@ def test_cifar10_recipes_have_a_resnet18_for_small_images(name):
     config = load_recipe(name).build_config()
     assert (config.backbone_config.depths, config.backbone_config.hidden_sizes) == ([2, 2, 2, 2], [64, 128, 256, 512])
     with torch.device("meta"):
-        embedder = AutoModelForPreTraining.from_config(config).backbone.embedder
-    stem = embedder.embedder.convolution
+        backbone = AutoModelForPreTraining.from_config(config).backbone
+        features = backbone.eval()(torch.empty(1, 3, 32, 32)).last_hidden_state
+    stem = backbone.embedder.embedder.convolution
     assert (stem.kernel_size, stem.stride, stem.out_channels) == ((3, 3), (1, 1), 64)
-    assert isinstance(embedder.pooler, torch.nn.Identity)
+    assert features.shape == (1, 512, 4, 4)
+    # torchvision's ResNet-18 has 11,689,512 with a classifier of 513,000 and a first layer of 9,408.
+    assert backbone.num_parameters() == 11_689_512 - 513_000 - 9_408 + 3 * 3 * 3 * 64
 
 
 def test_joint_embedding_algorithms_have_small_recipes():
@@ -283,7 +286,10 @@ def test_unknown_recipe():
         ("- 1\n- 2\n", "holds a list, not sections"),
         ("just a sentence", "holds a str, not sections"),
         ("model: {model_type: mae", "is not YAML"),
-        ("modle:\n  model_type: mae\n", "has the section 'modle'; its sections may be extends, model, views, training"),
+        (
+            "modle:\n  model_type: mae\n",
+            "has the section 'modle'; its sections may be extends, model, views, training, evaluation",
+        ),
         ("model:\nviews: []\n", "section 'model' of recipe .* must be a dict; got None"),
         ("views: {size: 224}\n", "section 'views' of recipe .* must be a list; got {'size': 224}"),
         ("extends: mae-vit-base-30e\n", "no recipe 'mae-vit-base-30e'.*near it: mae-vit-base-300e"),
@@ -306,6 +312,16 @@ def test_extends(recipe_file):
     assert (recipe.training["num_train_epochs"], recipe.training["base_learning_rate"]) == (800, 1.5e-4)
 
 
+def test_evaluation_is_replaced_as_a_whole(tmp_path):
+    parent, child, silent = (tmp_path / f"{name}.yaml" for name in ("parent", "child", "silent"))
+    parent.write_text("extends: mae-vit-tiny-digits\nevaluation: [{type: knn, k: 5}, {type: label_free}]\n")
+    child.write_text(f"extends: {parent}\nevaluation: [{{type: linear_probe}}]\n")
+    silent.write_text(f"extends: {parent}\n")
+    assert load_recipe("mae-vit-tiny-digits").evaluation is None
+    assert load_recipe(str(silent)).evaluation == [{"type": "knn", "k": 5}, {"type": "label_free"}]
+    assert load_recipe(str(child)).evaluation == [{"type": "linear_probe"}]
+
+
 @pytest.mark.parametrize("model_type", ["mea", "resnet", "null"])
 def test_unknown_model_type(recipe_file, model_type):
     recipe = load_recipe(recipe_file(f"model: {{model_type: {model_type}}}\n"))
@@ -324,10 +340,16 @@ def test_unknown_model_field(recipe_file):
         recipe.build_config()
 
 
-def test_stem_of_a_resnet(recipe_file):
-    backbone = "{model_type: resnet, hidden_sizes: [8], depths: [1], layer_type: basic, stem: 3x3}"
-    config = load_recipe(recipe_file(f"model: {{model_type: simclr, backbone_config: {backbone}}}")).build_config()
-    assert config.backbone_config.stem == "3x3"
+def test_a_backbone_of_another_type_replaces_the_recipe_s(recipe_file):
+    recipe = load_recipe("simclr-digits")
+    config = recipe.build_config("backbone_config.model_type=convnext,backbone_config.patch_size=2")
+    assert (config.backbone_config.patch_size, config.backbone_config.depths) == (2, ConvNextConfig().depths)
+    config = recipe.build_config("backbone_config.model_type=regnet,backbone_config.groups_width=8")
+    assert (config.backbone_config.groups_width, config.backbone_config.depths) == (8, [1, 1])
+    with pytest.raises(ValueError, match=r"no model_type 'convnxt' for backbone_config; near it: convnext"):
+        recipe.build_config("backbone_config.model_type=convnxt")
+    with pytest.raises(ValueError, match=r"'backbone_config.stem'"):
+        recipe.build_config("backbone_config.stem=3x3")
 
 
 def test_overrides():

@@ -12,12 +12,17 @@ EVALUATION = [{"step": 0, "knn_accuracy": 0.1, "rankme": 3.0}, {"step": 3, "knn_
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The lines of every figure that is saved: {label of the y axis: (steps, values)}."""
+    """The lines of every figure that is saved: {title of a panel and label of its y axis: (steps, values)}."""
     lines = {}
     savefig = Figure.savefig
 
     def record(figure, *args, **kwargs):
-        lines.update({axes.get_ylabel(): tuple(map(list, axes.lines[0].get_data())) for axes in figure.axes})
+        lines.update(
+            {
+                f"{axes.get_title()}, {axes.get_ylabel()}": tuple(map(list, axes.lines[0].get_data()))
+                for axes in figure.axes
+            }
+        )
         savefig(figure, *args, **kwargs)
 
     monkeypatch.setattr(Figure, "savefig", record)
@@ -33,16 +38,17 @@ def test_loss_learning_rate_and_accuracy(tmp_path, drawn):
     metrics = write(tmp_path / "metrics.jsonl", [EVALUATION[0], *TRAINING, EVALUATION[1]])
     plot_training_curves(metrics, tmp_path / "curves.png")
     assert drawn == {
-        "loss": ([1, 2, 3], [1, 1 / 2, 1 / 3]),
-        "learning rate": ([1, 2, 3], [1e-4, 2e-4, 1e-4 * 3]),
-        "kNN accuracy (%)": ([0, 3], [10, 80]),
+        "Training, loss": ([1, 2, 3], [1, 1 / 2, 1 / 3]),
+        ", learning rate": ([1, 2, 3], [1e-4, 2e-4, 1e-4 * 3]),
+        "kNN accuracy, %": ([0, 3], [10, 80]),
+        "RankMe (effective rank), ": ([0], [3]),
     }
     assert Image.open(tmp_path / "curves.png").format == "PNG"
 
 
-def test_without_evaluation_there_is_no_second_panel(tmp_path, drawn):
+def test_without_evaluation_there_is_one_panel(tmp_path, drawn):
     plot_training_curves(write(tmp_path / "metrics.jsonl", TRAINING), tmp_path / "curves.png")
-    assert sorted(drawn) == ["learning rate", "loss"]
+    assert sorted(drawn) == [", learning rate", "Training, loss"]
 
 
 def test_a_killed_and_resumed_run_is_one_curve(tmp_path, drawn, caplog):
@@ -50,7 +56,7 @@ def test_a_killed_and_resumed_run_is_one_curve(tmp_path, drawn, caplog):
     again = [{"step": 2, "loss": 0.4}, {"step": 3, "loss": 0.3}, {"step": 4, "loss": 0.2}]
     metrics.write_text(metrics.read_text() + '{"step": 4, "lo\n' + "".join(json.dumps(item) + "\n" for item in again))
     plot_training_curves(metrics, tmp_path / "curves.png")
-    assert drawn["loss"] == ([1, 2, 3, 4], [1, 0.4, 0.3, 0.2])
+    assert drawn["Training, loss"] == ([1, 2, 3, 4], [1, 0.4, 0.3, 0.2])
     assert "line 4 is not JSON" in caplog.text
 
 

@@ -79,6 +79,12 @@ def build_image_processor(
 
 
 def _check_statistics(mean: Sequence[float], std: Sequence[float]) -> None:
+    if len(mean) == len(std) != 3:
+        raise ValueError(
+            f"datasets give RGB images, so a model that is trained on them needs num_channels=3; this one has {len(mean)} "
+            "values of image_mean and image_std, one a channel. Set num_channels of its backbone_config to 3, or call the "
+            "model with tensors that you made yourself."
+        )
     valid = len(mean) == len(std) == 3 and all(-1 <= m <= 1 for m in mean) and all(0 < s <= 2 for s in std)
     if not valid:
         raise ValueError(

@@ -39,10 +39,12 @@ EVALUATORS: dict[str, type["Evaluator"]] = {}
 METRICS: dict[str, Metric] = {}
 
 
+@dataclass(frozen=True)
 class Evaluator:
-    """Base of the evaluation protocols. A subclass is a dataclass: its fields are the options of a recipe.
+    """Base of the evaluation protocols.
 
-    `__post_init__` checks the options and raises a `ValueError` for one that is out of range.
+    A subclass with options is a frozen dataclass: its fields are what a recipe may set, and `__post_init__` raises a
+    `ValueError` for one that is out of range.
     """
 
     # What a recipe calls the protocol.

@@ -31,25 +31,25 @@ def build_evaluators(
     """Builds the evaluators of a recipe's `evaluation` section.
 
     Args:
-        specs: such as `[{"type": "knn", "k": 20}, {"type": "label_free"}]`: a protocol and its options. None gives
-            `DEFAULT_EVALUATION`, less what the data does not allow.
+        specs: such as `[{"type": "knn", "k": 20}, {"type": "label_free"}]`: protocols, each with its options. A protocol
+            can be there once, because its metrics have fixed names. None gives `DEFAULT_EVALUATION`; what of it the data
+            does not allow is left out, with a warning.
         has_eval_labels, has_train_labels: whether the evaluation and the training set have labels.
         has_train_features: whether the training images can be evaluated: those of a stream cannot.
 
     Raises:
-        ValueError: an unknown protocol or option, an option out of range, two evaluators with the same metrics, or a
-            protocol that needs what the data does not have.
+        ValueError: an unknown protocol or option, an option out of range, a protocol that is there twice, or one that
+            needs what the data does not have.
     """
-    evaluators = [_build(spec) for spec in _check_specs(DEFAULT_EVALUATION if specs is None else specs)]
     allowed = []
-    for evaluator in evaluators:
+    for evaluator in [_build(spec) for spec in _check_specs(DEFAULT_EVALUATION if specs is None else specs)]:
         lacks = None
         if evaluator.needs_train_features and not has_train_features:
-            lacks = "the training images by index, and they are streamed: load them without streaming"
+            lacks = "the training images by index, and they are streamed: load them without --streaming"
         elif evaluator.needs_labels and not has_eval_labels:
-            lacks = "labels, and the evaluation split has none: name its column with --label_column_name"
+            lacks = "labels, and the evaluation split has none: name their column with --label_column_name"
         elif evaluator.needs_labels and evaluator.needs_train_features and not has_train_labels:
-            lacks = "labels, and the training split has none: name its column with --label_column_name"
+            lacks = "labels, and the training split has none: name their column with --label_column_name"
         if lacks is None:
             allowed.append(evaluator)
         elif specs is None:
@@ -65,12 +65,13 @@ def describe_metrics(metrics: dict[str, float]) -> str:
 
 
 def _check_specs(specs: list[dict]) -> list[dict]:
-    if not isinstance(specs, list) or not all(isinstance(spec, dict) and "type" in spec for spec in specs):
+    is_list = isinstance(specs, list)
+    if not is_list or not all(isinstance(spec, dict) and isinstance(spec.get("type"), str) for spec in specs):
         raise ValueError(
             f"evaluation must be a list such as [{{type: knn, k: 20}}, {{type: label_free}}]; got {specs!r}"
         )
     types = [spec["type"] for spec in specs]
-    if repeated := sorted({str(name) for name in types if types.count(name) > 1}):
+    if repeated := sorted({name for name in types if types.count(name) > 1}):
         raise ValueError(
             f"evaluation has {', '.join(repeated)} more than once, and both would log the same metrics: keep one of them"
         )
@@ -89,6 +90,6 @@ def _build(spec: dict) -> Evaluator:
     return evaluator_class(**options)
 
 
-def _near(name: object, names: Iterable[str]) -> str:
-    near = get_close_matches(str(name), names, n=3)
+def _near(name: str, names: Iterable[str]) -> str:
+    near = get_close_matches(name, names, n=3)
     return f"near it: {', '.join(near)}" if near else f"there is {', '.join(names) or 'none'}"

@@ -119,4 +119,7 @@ class KNNEvaluator(Evaluator):
 
     def evaluate(self, features: LabelledFeatures, train: LabelledFeatures | None) -> dict[str, float]:
         k = min(self.k, len(train.features))
-        return {"knn_accuracy": knn_accuracy(*train, *features, k=k, temperature=self.temperature)}
+        accuracy = knn_accuracy(
+            train.features, train.labels, features.features, features.labels, k=k, temperature=self.temperature
+        )
+        return {"knn_accuracy": accuracy}

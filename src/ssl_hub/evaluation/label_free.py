@@ -1,6 +1,5 @@
 """Signs of collapse that need no labels."""
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -71,7 +70,6 @@ def describe_collapse(std: float, rank: float) -> str | None:
     )
 
 
-@dataclass(frozen=True)
 class LabelFreeEvaluator(Evaluator):
     """Logs [`embedding_std`] and [`rankme`], and warns of a collapse."""
 

@@ -1,6 +1,5 @@
 """A quick linear probe on features that were extracted once."""
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
@@ -38,7 +37,6 @@ def linear_probe_accuracy(
     return float(probe.score(test_features.float().cpu().numpy(), test_labels.cpu().numpy()))
 
 
-@dataclass(frozen=True)
 class LinearProbeEvaluator(Evaluator):
     """Logs [`linear_probe_accuracy`] of a probe trained on the training set."""
 
@@ -50,4 +48,5 @@ class LinearProbeEvaluator(Evaluator):
     needs_train_features: ClassVar[bool] = True
 
     def evaluate(self, features: LabelledFeatures, train: LabelledFeatures | None) -> dict[str, float]:
-        return {"linear_probe_accuracy": linear_probe_accuracy(*train, *features)}
+        accuracy = linear_probe_accuracy(train.features, train.labels, features.features, features.labels)
+        return {"linear_probe_accuracy": accuracy}

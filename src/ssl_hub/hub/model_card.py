@@ -110,11 +110,13 @@ def _introduction(config: SSLConfig, dataset: str | None) -> str:
 
 
 def _how_to_load(name: str, backbone_config: PreTrainedConfig) -> str:
-    if type(backbone_config).__module__.startswith("transformers."):
-        backbone_text, backbone_import = "The backbone alone, a plain transformers model that needs no `ssl_hub`.", ""
-    else:
-        backbone_text = f"The backbone alone, a `{backbone_config.model_type}`, which is a model class of `ssl_hub`."
-        backbone_import = "import ssl_hub  # registers the backbone with the Auto classes\n"
+    about_backbone, import_line = "a plain transformers model that needs no `ssl_hub`", ""
+    if not type(backbone_config).__module__.startswith("transformers."):
+        package = type(backbone_config).__module__.partition(".")[0]
+        about_backbone = f"a `{backbone_config.model_type}`, which transformers knows when `{package}` is imported"
+        import_line = f"import {package}\n"
+    elif backbone_config.model_type == "timm_wrapper":
+        about_backbone += ", but timm"
     return f"""## How to use
 
 Features of an image, with `ssl_hub` installed:
@@ -130,11 +132,11 @@ inputs = image_processor(Image.open("image.jpg").convert("RGB"), return_tensors=
 features = model(**inputs).pooler_output  # (1, D)
 ```
 
-{backbone_text} Use its `last_hidden_state`: the pooling layer that transformers adds to some backbones, such as ViT, was
-not trained.
+The backbone alone, {about_backbone}. Use its `last_hidden_state`: the pooling layer that transformers adds to some
+backbones, such as ViT, was not trained.
 
 ```python
-{backbone_import}from transformers import AutoModel
+{import_line}from transformers import AutoModel
 
 backbone = AutoModel.from_pretrained("{name}", subfolder="backbone")
 ```

@@ -124,7 +124,8 @@ def push_model(
     The card is written from the configuration and replaces one that the repository has.
 
     Args:
-        image_processor: defaults to one that resizes, crops and normalises as the configuration says.
+        image_processor: defaults to the one beside the weights that the model was loaded from, or else to one that
+            resizes, crops and normalises as the configuration says.
         tags: for the model card, besides its own.
 
     The other arguments are those of [`publish`] and [`save_for_sharing`].
@@ -135,19 +136,16 @@ def push_model(
     Raises:
         PublishError: no login, no connection, no right to write, or the Hub refused.
     """
-    # Not above: they import torch.
-    from ..data.processing import build_image_processor
-    from .model_card import build_model_card
+    from .model_card import build_model_card  # not above: it imports torch
 
-    config = model.config
     if image_processor is None:
-        image_processor = build_image_processor(config.image_size, config.image_mean, config.image_std)
+        image_processor = _image_processor(model)
     with TemporaryDirectory() as folder:
         save_for_sharing(model, image_processor, folder, max_shard_size)
         with _publish_errors(repo_id):
             api, repo = _create_repo(repo_id, private, token)
             card = build_model_card(
-                config,
+                model.config,
                 training_arguments=None,
                 metrics=[],
                 repo_id=repo.repo_id,
@@ -155,6 +153,22 @@ def push_model(
             )
             card.save(Path(folder) / "README.md")
             return _upload(api, repo, folder, revision, create_pr, commit_message, commit_description)
+
+
+def _image_processor(model: SSLModel) -> BaseImageProcessor:
+    from transformers import AutoImageProcessor  # not above, like what follows: it imports torch
+
+    from ..data.processing import build_image_processor
+
+    config = model.config
+    if model.name_or_path:
+        try:
+            return AutoImageProcessor.from_pretrained(
+                model.name_or_path, revision=getattr(config, "_commit_hash", None) or "main"
+            )
+        except OSError:  # there is none beside the weights, or the folder is gone
+            pass
+    return build_image_processor(config.image_size, config.image_mean, config.image_std)
 
 
 def _create_repo(repo_id: str, private: bool | None, token: bool | str | None) -> tuple[HfApi, RepoUrl]:

@@ -5,6 +5,7 @@ import importlib
 from transformers.models.auto.configuration_auto import AutoConfig
 
 from ..configuration_utils import SSLConfig
+from ..modules.configuration_cifar_resnet import CifarResNetConfig
 from ..registry import ALGORITHMS, class_modules
 
 
@@ -17,6 +18,7 @@ def register_configs() -> None:
     SSLConfig.register_models = staticmethod(_register_models)
     for model_type in ALGORITHMS:
         AutoConfig.register(model_type, _classes(model_type, count=1)[0], exist_ok=True)
+    AutoConfig.register(CifarResNetConfig.model_type, CifarResNetConfig, exist_ok=True)
 
 
 def _register_models(config_class: type[SSLConfig]) -> None:

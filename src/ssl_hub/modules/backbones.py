@@ -1,102 +1,323 @@
-"""Backbones: any transformers vision model by its configuration, and one way to read what it returns."""
+"""Backbones: any vision model of transformers or timm by its configuration, and one way to read what it returns."""
 
+import copy
 import functools
 import inspect
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.models.regnet.modeling_regnet import RegNetXLayer, RegNetYLayer
 from transformers.models.resnet.modeling_resnet import ResNetBasicLayer, ResNetBottleNeckLayer
+
+from ..configuration_utils import backbone_image_size, num_backbone_channels
+
+# Parts of the names of what transformers' vision models add to or multiply with tokens and attention scores.
+_TOKENS_AND_POSITIONS = {
+    *("cls_token", "class_embedding", "distillation_token", "register_tokens", "mask_token", "pos_embed"),
+    *("position_embedding", "position_embeddings", "patch_position_embeddings", "relative_position_bias_table"),
+    *("attention_biases", "continuous_position_bias_mlp", "logit_scale"),
+}
+
+
+@dataclass(frozen=True)
+class BackboneLayout:
+    """How to read the outputs of a backbone.
+
+    Args:
+        hidden_size: of the pooled features.
+        map_size: number of channels of the feature map, or of the tokens; None if there are neither.
+        num_prefix_tokens: class, distillation and register tokens, which come before those of the patches.
+        channels_last: whether its feature map is `(B, H, W, C)`.
+        pools: whether it pools by itself, which is more than handing out the class token.
+    """
+
+    hidden_size: int
+    map_size: int | None
+    num_prefix_tokens: int
+    channels_last: bool
+    pools: bool
+
+
+class PlainCheckpointMixin:
+    """Put before a transformers model that a class extends without adding tensors: its checkpoint is one of its parent.
+
+    transformers renames the tensors of its own classes when it saves and loads them, so that all its versions read the
+    file, but not those of a class it does not know; `AutoModel` then takes the parent's name from the configuration.
+    """
+
+    plain_class: type[PreTrainedModel]
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        cls.plain_class = next(base for base in cls.__mro__ if base.__module__.startswith("transformers.models."))
+        for name in (cls.plain_class.__name__, cls.plain_class.config_class.model_type):
+            mapping = get_checkpoint_conversion_mapping(name)
+            if mapping is not None:
+                register_checkpoint_conversion_mapping(cls.__name__, mapping, overwrite=True)
+                break
+
+    def save_pretrained(self, save_directory, **kwargs):
+        super().save_pretrained(save_directory, **kwargs)
+        self.config.architectures = [self.plain_class.__name__]
+        self.config.save_pretrained(save_directory)
 
 
 def build_backbone(config: PreTrainedConfig, zero_init_residual: bool = False) -> PreTrainedModel:
     """Builds the plain transformers model of a configuration.
 
+    What none of its features depends on, such as the mask token of DINOv2, becomes a buffer: it would get no gradient,
+    which DistributedDataParallel refuses. The checkpoint stays the same.
+
     Args:
-        config: of any transformers vision model, or of a timm model (`TimmWrapperConfig`). A `ResNetConfig` with
-            `stem="3x3"` gets a 3x3 convolution of stride 1 without max-pooling in front, for images of about 32 pixels.
-        zero_init_residual: for a ResNet, whether the last BatchNorm of each block starts at zero, so that the block
-            starts as the identity (arXiv 1706.02677).
+        config: of any vision model of transformers, or of timm (`TimmWrapperConfig`).
+        zero_init_residual: for a ResNet or RegNet, whether the last BatchNorm of each block starts at zero, so that the
+            block starts as the identity (arXiv 1706.02677).
+
+    Raises:
+        ValueError: the configuration is not one of a model that makes features of images.
     """
     from transformers import AutoModel  # not above: it is what imports our models
 
     backbone = AutoModel.from_config(config)
-    # A pooler with a linear layer (ViT's, with tanh) belongs to supervised training, and would get no gradient.
+    # A pooler with a linear layer (ViT's, with tanh) belongs to supervised training, and no loss here would train it.
     pooler = getattr(backbone, "pooler", None)
     if isinstance(pooler, nn.Module) and any(isinstance(module, nn.Linear) for module in pooler.modules()):
         backbone.pooler = None
-    if getattr(config, "stem", None) == "3x3":
-        convolution = backbone.embedder.embedder.convolution
-        backbone.embedder.embedder.convolution = nn.Conv2d(
-            convolution.in_channels, convolution.out_channels, kernel_size=3, padding=1, bias=False
-        )
-        backbone.embedder.pooler = nn.Identity()
-        backbone.post_init()
     if zero_init_residual:
-        for module in backbone.modules():
-            if isinstance(module, ResNetBasicLayer | ResNetBottleNeckLayer):
-                with torch.no_grad():
+        with torch.no_grad():
+            for module in backbone.modules():
+                if isinstance(module, ResNetBasicLayer | ResNetBottleNeckLayer | RegNetXLayer | RegNetYLayer):
                     init.zeros_(module.layer[-1].normalization.weight)
+                elif hasattr(module, "zero_init_last"):  # timm's ResNets and their kin
+                    module.zero_init_last()
+    backbone._layout, unused = _inspect(backbone)
+    for name in unused:
+        owner, _, last = name.rpartition(".")
+        module = backbone.get_submodule(owner)
+        value = getattr(module, last).detach()
+        delattr(module, last)
+        module.register_buffer(last, value)
     return backbone
+
+
+def backbone_layout(backbone: PreTrainedModel) -> BackboneLayout:
+    """How to read the outputs of a backbone; found out when it is first asked for."""
+    if not hasattr(backbone, "_layout"):
+        backbone._layout, _ = _inspect(backbone)
+    return backbone._layout
 
 
 def backbone_hidden_size(backbone: PreTrainedModel) -> int:
     """Number of features of a backbone's pooled output."""
-    config = backbone.config
-    if hasattr(backbone, "timm_model"):
-        return backbone.timm_model.num_features
-    return config.hidden_sizes[-1] if getattr(config, "hidden_sizes", None) else config.hidden_size
+    return backbone_layout(backbone).hidden_size
+
+
+def backbone_map_size(backbone: PreTrainedModel) -> int:
+    """Number of channels of a backbone's feature map, which its pooled output may exceed.
+
+    Raises:
+        ValueError: it has none.
+    """
+    map_size = backbone_layout(backbone).map_size
+    if map_size is None:
+        raise ValueError(f"this algorithm needs a backbone with a feature map or tokens; {describe(backbone)} has none")
+    return map_size
 
 
 @functools.cache
-def _interpolates_positions(backbone_class: type[PreTrainedModel]) -> bool:
-    return "interpolate_pos_encoding" in inspect.signature(backbone_class.forward).parameters
+def _position_arguments(backbone_class: type[PreTrainedModel]) -> dict[str, bool]:
+    takes = "interpolate_pos_encoding" in inspect.signature(backbone_class.forward).parameters
+    return {"interpolate_pos_encoding": True} if takes else {}
 
 
-def run_backbone(backbone: PreTrainedModel, pixel_values: torch.Tensor, **kwargs):
-    """Calls a backbone; one with position embeddings for a size of its own interpolates them to the images'."""
-    if _interpolates_positions(type(backbone)):
-        kwargs["interpolate_pos_encoding"] = True
-    return backbone(pixel_values, **kwargs)
-
-
-def pool_features(outputs, pooling: str) -> torch.Tensor:
-    """Pools what a backbone returned.
+def run_backbone(
+    backbone: PreTrainedModel, pixel_values: torch.Tensor, pooling: str = "cls", **kwargs
+) -> BaseModelOutputWithPooling:
+    """Calls a backbone; one with position embeddings for a size of its own interpolates them to the images'.
 
     Args:
-        outputs: with a `pooler_output` of the backbone's own (ResNet, ConvNeXt, Swin, timm), which is taken, or with
-            tokens `(B, 1 + L, D)` as `last_hidden_state`, the class token first.
-        pooling: `"cls"` or `"mean"` (of the patch tokens).
+        pixel_values: `(B, C, H, W)`.
+        pooling: what the pooled features are unless the backbone pools by itself (ResNet, Swin, most of timm): `"cls"`
+            for the first class token, `"mean"` for the mean over the patches or the feature map. A backbone without a
+            class token gives the mean either way.
+        kwargs: what the backbone takes besides.
 
     Returns:
-        `torch.Tensor`: features `(B, D)`.
+        `last_hidden_state`, tokens `(B, L, D)` or a feature map `(B, D, H, W)`; `pooler_output` `(B, D)`; and the
+        `hidden_states` and `attentions` that the backbone returned.
     """
-    if getattr(outputs, "pooler_output", None) is not None:
-        return outputs.pooler_output.flatten(1)
-    tokens = outputs.last_hidden_state
-    if tokens.ndim == 4:
-        return tokens.mean(dim=(2, 3))
-    return tokens[:, 0] if pooling == "cls" else tokens[:, 1:].mean(dim=1)
-
-
-def feature_map(outputs) -> torch.Tensor:
-    """The last feature map `(B, D, H, W)` of a backbone; patch tokens are put in their places, without class token."""
+    layout = backbone_layout(backbone)
+    outputs = backbone(pixel_values, **_position_arguments(type(backbone)), **kwargs)
     hidden = outputs.last_hidden_state
-    if hidden.ndim == 4:
-        return hidden
-    if hidden.ndim == 3:
-        for skip in (0, 1):
-            side = math.isqrt(hidden.shape[1] - skip)
-            if side**2 == hidden.shape[1] - skip:
-                return hidden[:, skip:].transpose(1, 2).unflatten(2, (side, side))
-    raise ValueError(
-        "this algorithm needs a backbone with a feature map, or with the tokens of a square of patches; its last hidden "
-        f"state has the shape {tuple(hidden.shape)}. A timm model that only returns pooled features does not fit."
+    if layout.channels_last:
+        hidden = hidden.permute(0, 3, 1, 2)
+    class_token = getattr(outputs, "cls_token_value", None)  # CvT keeps it apart
+    if layout.pools:
+        pooled = outputs.pooler_output.flatten(1)
+    elif pooling == "cls" and class_token is not None:
+        pooled = class_token.squeeze(1)
+    elif hidden.ndim == 4:
+        pooled = hidden.mean(dim=(2, 3))
+    elif pooling == "cls" and layout.num_prefix_tokens > 0:
+        pooled = hidden[:, 0]
+    else:
+        pooled = hidden[:, layout.num_prefix_tokens :].mean(dim=1)
+    return BaseModelOutputWithPooling(
+        last_hidden_state=hidden,
+        pooler_output=pooled,
+        hidden_states=getattr(outputs, "hidden_states", None),
+        attentions=getattr(outputs, "attentions", None),
     )
 
 
+def feature_map(backbone: PreTrainedModel, last_hidden_state: torch.Tensor) -> torch.Tensor:
+    """The feature map `(B, D, H, W)` in what `run_backbone` returned; tokens are put in their places.
+
+    Raises:
+        ValueError: the image was not square.
+    """
+    layout = backbone_layout(backbone)
+    if last_hidden_state.ndim == 4:
+        return last_hidden_state
+    patches = last_hidden_state[:, layout.num_prefix_tokens :]
+    side = math.isqrt(patches.shape[1])
+    if side**2 != patches.shape[1]:
+        raise ValueError(f"this algorithm needs square images; {describe(backbone)} made {patches.shape[1]} patches")
+    return patches.transpose(1, 2).unflatten(2, (side, side))
+
+
 def no_weight_decay_names(backbone: PreTrainedModel) -> set[str]:
-    """Placeholder until the backbones' own rule is merged."""
-    return set()
+    """Names of the parameters, besides norms and biases, that the backbone's library keeps free of weight decay.
+
+    timm's models name them; for those of transformers they are tokens, position embeddings and what else biases the
+    attention by position.
+    """
+    names = {name for name, _ in backbone.named_parameters()}
+    timm_model = getattr(backbone, "timm_model", None)
+    if timm_model is None:
+        return {name for name in names if not _TOKENS_AND_POSITIONS.isdisjoint(name.split("."))}
+    if not hasattr(timm_model, "no_weight_decay"):
+        return set()
+    # Some of timm's are whole names and some are parts of names, as timm itself takes them.
+    free = set(timm_model.no_weight_decay())
+    return {name for name in names if name.removeprefix("timm_model.") in free or not free.isdisjoint(name.split("."))}
+
+
+def describe(backbone: PreTrainedModel) -> str:
+    """A backbone's name for error messages, such as `'vit'` or `timm's 'resnet18'`."""
+    config = backbone.config
+    return f"timm's {config.architecture!r}" if hasattr(backbone, "timm_model") else repr(config.model_type)
+
+
+# How a backbone is asked what it returns. Models of the same configuration and class answer alike, and are asked once.
+_ANSWERS: dict[tuple, tuple[BackboneLayout, list[str]]] = {}
+
+
+class _RefuseRandomness(TorchDispatchMode):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        # Attention has the tag for its dropout, which is off here.
+        if torch.Tag.nondeterministic_seeded in func.tags and "attention" not in str(func):
+            raise ValueError("it draws at random in eval mode too, so its features would differ at every call")
+        return func(*args, **(kwargs or {}))
+
+
+def _inspect(backbone: PreTrainedModel) -> tuple[BackboneLayout, list[str]]:
+    key = (type(backbone), backbone.config.to_json_string(), *(name for name, _ in backbone.named_parameters()))
+    if key not in _ANSWERS:
+        _ANSWERS[key] = _run_on_meta(backbone)
+    return _ANSWERS[key]
+
+
+@torch.enable_grad()
+def _run_on_meta(backbone: PreTrainedModel) -> tuple[BackboneLayout, list[str]]:
+    """Runs a backbone on the meta device, whatever device it is on: no value is read, and next to nothing computed.
+
+    Returns:
+        Its layout, and the names of the parameters on which neither its pooled features nor its last hidden state
+        depends.
+    """
+    name = f"{describe(backbone)} cannot be a backbone"
+    if backbone.main_input_name != "pixel_values":
+        raise ValueError(
+            f"{name}: it takes {backbone.main_input_name}, not images alone. Give the configuration of a vision model; of "
+            "a model of images and texts, its vision_config."
+        )
+    # A copy whose tensors are on the meta device: some models keep what they computed in attributes.
+    memo = {id(tensor): tensor.detach().to("meta") for tensor in backbone.buffers()}
+    memo |= {id(parameter): nn.Parameter(parameter.detach().to("meta")) for parameter in backbone.parameters()}
+    copied, size = copy.deepcopy(backbone, memo).eval(), backbone_image_size(backbone.config)
+    try:
+        outputs = _meta_outputs(copied, size)
+        try:
+            larger = _meta_outputs(copied, 2 * size).last_hidden_state.shape
+        except Exception:
+            larger = None  # built for one size of images
+    except Exception as error:
+        raise ValueError(f"{name}: a forward pass on an image of {size} x {size} pixels fails: {error}") from error
+    hidden, pooled = getattr(outputs, "last_hidden_state", None), getattr(outputs, "pooler_output", None)
+    if not isinstance(hidden, torch.Tensor):
+        raise ValueError(f"{name}: it returns no last hidden state, or several (features_only of timm)")
+    # DINOv2 and some of timm hand the class token out as their pooled output: then the choice is still ours.
+    pools = pooled is not None and pooled._base is not hidden
+    channels_last, prefix = False, 0
+    if hidden.ndim == 4:
+        channels_last = _channels_last(hidden.shape, larger, pooled.shape[1] if pools else None)
+    elif hidden.ndim == 3:
+        prefix = _num_prefix_tokens(backbone, hidden.shape[1], larger[1] if larger else None)
+    no_map = hidden.ndim not in (3, 4) or prefix is None
+    if no_map and not pools:
+        raise ValueError(
+            f"{name}: its last hidden state, of the shape {tuple(hidden.shape)} for an image of {size} x {size} pixels, is "
+            "neither a feature map nor the tokens of a grid of patches, and it pools nothing itself"
+        )
+    map_size = None if no_map else hidden.shape[1 if hidden.ndim == 4 and not channels_last else -1]
+    layout = BackboneLayout(
+        hidden_size=pooled.flatten(1).shape[1] if pools else map_size,
+        map_size=map_size,
+        num_prefix_tokens=prefix or 0,
+        channels_last=channels_last,
+        pools=pools,
+    )
+    class_token = getattr(outputs, "cls_token_value", None)
+    used = [tensor.sum() for tensor in (hidden, pooled, class_token) if tensor is not None and tensor.requires_grad]
+    names, parameters = zip(*copied.named_parameters(), strict=True)
+    gradients = torch.autograd.grad(used, parameters, allow_unused=True)
+    return layout, [name for name, gradient in zip(names, gradients, strict=True) if gradient is None]
+
+
+def _meta_outputs(backbone: PreTrainedModel, size: int):
+    channels = num_backbone_channels(backbone.config)
+    pixel_values = torch.empty(1, channels, size, size, device="meta", dtype=backbone.dtype)
+    with _RefuseRandomness():
+        return backbone(pixel_values, **_position_arguments(type(backbone)))
+
+
+def _channels_last(shape: torch.Size, larger: torch.Size | None, pooled_size: int | None) -> bool:
+    """Whether a feature map of these sizes `(1, ?, ?, ?)` is `(B, H, W, C)`: the channels stay as images grow."""
+    if larger is not None:
+        return shape[3] == larger[3] and shape[1] != larger[1]
+    return shape[3] == pooled_size and shape[1] == shape[2] != pooled_size
+
+
+def _num_prefix_tokens(backbone: PreTrainedModel, num_tokens: int, larger: int | None) -> int | None:
+    """How many of the tokens are no patches of a square grid; None if none of the numbers works out.
+
+    Args:
+        num_tokens, larger: for an image, and for one with twice its side, where the backbone takes it.
+    """
+    if larger is None:
+        known = getattr(getattr(backbone, "timm_model", None), "num_prefix_tokens", None)
+        return num_tokens - math.isqrt(num_tokens) ** 2 if known is None else known
+    for side in range(math.isqrt(num_tokens), 0, -1):
+        prefix = num_tokens - side**2
+        # A side that the patch size does not divide can leave room for one more patch when it is doubled.
+        if larger - prefix in ((2 * side) ** 2, (2 * side + 1) ** 2):
+            return prefix
+    return None

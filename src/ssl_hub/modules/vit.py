@@ -9,6 +9,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.vit.modeling_vit import ViTEmbeddings, ViTModel
 from transformers.utils.output_capturing import capture_outputs
 
+from .backbones import PlainCheckpointMixin
 from .position_embeddings import sincos_position_embedding_2d
 
 
@@ -37,7 +38,7 @@ class FixedPositionViTEmbeddings(ViTEmbeddings):
         return torch.cat([embeddings[:, :1], embeddings[:, 1:].gather(1, index)], dim=1)
 
 
-class FixedPositionViTModel(ViTModel):
+class FixedPositionViTModel(PlainCheckpointMixin, ViTModel):
     """A `ViTModel` with fixed positions whose checkpoint is one of a plain `ViTModel`."""
 
     def __init__(self, config):
@@ -70,9 +71,3 @@ class FixedPositionViTModel(ViTModel):
         for layer in self.layers:
             hidden_states = layer(hidden_states, **kwargs)
         return BaseModelOutputWithPooling(last_hidden_state=self.layernorm(hidden_states))
-
-    def save_pretrained(self, save_directory, **kwargs):
-        super().save_pretrained(save_directory, **kwargs)
-        # The name of the class that loads it without ssl_hub.
-        self.config.architectures = ["ViTModel"]
-        self.config.save_pretrained(save_directory)

@@ -5,8 +5,10 @@ import sys
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 
+import yaml
 from transformers import HfArgumentParser, SchedulerType
 
+from ..evaluation.evaluators import build_evaluators
 from .recipes import Recipe, load_recipe
 
 PRECISIONS = ["no", "fp16", "bf16"]
@@ -132,7 +134,7 @@ class PretrainingArguments:
     )
     evaluation: str | None = field(
         default=None,
-        metadata={"help": "Evaluators, as in a recipe: '[{type: knn, k: 20}, {type: label_free}]'; the recipe's."},
+        metadata={"help": "Evaluators, instead of the recipe's, as YAML: '[{type: knn, k: 20}, {type: label_free}]'."},
     )
     eval_crop_ratio: float = field(
         default=0.875, metadata={"help": "Share of the short side that evaluation keeps; travels with the model."}
@@ -176,6 +178,12 @@ class PretrainingArguments:
             raise ValueError(
                 f"--checkpointing_steps must be a number of steps or 'epoch', got {self.checkpointing_steps!r}"
             )
+
+        if self.evaluation is not None:
+            try:
+                build_evaluators(yaml.safe_load(self.evaluation))
+            except (yaml.YAMLError, ValueError) as error:
+                raise ValueError(f"--evaluation {self.evaluation!r}: {error}") from error
 
     def identity(self) -> dict:
         """What a resumed run has to have in common with the first one to end like it, as JSON."""

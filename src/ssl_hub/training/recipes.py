@@ -26,7 +26,7 @@ class Recipe:
         model: the model's configuration, with its `model_type`.
         views: what `ssl_hub.data.views.build_views` takes.
         training: defaults of the training arguments, by name.
-        evaluation: what `ssl_hub.evaluation.evaluators.build_evaluators` takes; None for its default.
+        evaluation: what `ssl_hub.evaluation.evaluators.build_evaluators` takes; None for the default.
     """
 
     name: str
@@ -60,7 +60,8 @@ def list_recipes() -> list[str]:
 def load_recipe(name_or_file: str) -> Recipe:
     """Reads a recipe of ssl_hub by its name, or any by the path of its `.yaml` file.
 
-    A recipe that `extends` another one takes over what it does not say itself.
+    A recipe that `extends` another one takes over what it does not say itself; `views` and `evaluation` are replaced as
+    a whole.
     """
     names = list_recipes()
     if name_or_file in names:
@@ -145,6 +146,9 @@ def _merge(base: dict, update: dict) -> dict:
     merged = dict(base)
     for key, value in update.items():
         nested = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        if nested and key == "backbone_config" and "model_type" in value:
+            # The fields of one kind of backbone mean nothing to another.
+            nested = merged[key].get("model_type", value["model_type"]) == value["model_type"]
         merged[key] = _merge(merged[key], value) if nested else value
     return merged
 
@@ -157,9 +161,9 @@ def _check_names(config_class: type[SSLConfig], values: dict, where: str) -> Non
     if backbone:
         backbone_type = backbone.get("model_type", config_class.default_backbone_fields().get("model_type"))
         if backbone_type in CONFIG_MAPPING:
-            backbone_allowed = set(CONFIG_MAPPING[backbone_type]().to_dict()) | {"model_type", "num_labels"}
-            if backbone_type == "resnet":
-                backbone_allowed.add("stem")  # see modules/backbones.py
+            backbone_class = CONFIG_MAPPING[backbone_type]
+            backbone_allowed = {f.name for f in fields(backbone_class)} | set(backbone_class.attribute_map)
+            backbone_allowed |= {"model_type", "num_labels"}
             unknown += [f"backbone_config.{name}" for name in backbone if name not in backbone_allowed]
             allowed |= {f"backbone_config.{name}" for name in backbone_allowed}
     if unknown:

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ..evaluation.evaluators import METRICS
 
@@ -49,7 +50,7 @@ def plot_training_curves(metrics_path: str | Path, path: str | Path) -> None:
         axes.set(title=metric.title, xlabel="step", ylabel="%" if metric.percent else "")
     for axes in panels:
         axes.grid(alpha=0.3)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.savefig(path, format="png", dpi=100)
 
 

@@ -12,7 +12,7 @@ from ...distributed import num_processes, shuffle_batch, unshuffle_batch
 from ...lifecycle import Progress
 from ...modeling_outputs import SSLLossOutput
 from ...modeling_utils import JointEmbeddingModel, SSLForImageClassification
-from ...modules.backbones import feature_map, pool_features, run_backbone
+from ...modules.backbones import backbone_map_size, feature_map, run_backbone
 from ...modules.losses import normalize, queue_contrast
 from ...modules.memories import Queue
 from ...modules.teachers import MomentumTeacher
@@ -22,12 +22,12 @@ from .configuration_densecl import DenseCLConfig
 class DenseCLNeck(nn.Module):
     """`mlp` projects the pooled feature, `mlp2` the feature at every position."""
 
-    def __init__(self, config: DenseCLConfig, hidden_size: int):
+    def __init__(self, config: DenseCLConfig, hidden_size: int, map_size: int):
         super().__init__()
         width, size = config.projection_hidden_size, config.projection_size
         self.grid_size = config.grid_size
         self.mlp = nn.Sequential(nn.Linear(hidden_size, width), nn.ReLU(), nn.Linear(width, size))
-        self.mlp2 = nn.Sequential(nn.Conv2d(hidden_size, width, 1), nn.ReLU(), nn.Conv2d(width, size, 1))
+        self.mlp2 = nn.Sequential(nn.Conv2d(map_size, width, 1), nn.ReLU(), nn.Conv2d(width, size, 1))
 
     def forward(self, pooled: torch.Tensor, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Projects pooled features `(B, D)` and feature maps `(B, D, H, W)`.
@@ -51,7 +51,7 @@ class DenseCLModel(JointEmbeddingModel):
 
     def __init__(self, config: DenseCLConfig):
         super().__init__(config)
-        self.neck = DenseCLNeck(config, self.hidden_size)
+        self.neck = DenseCLNeck(config, self.hidden_size, backbone_map_size(self.backbone))
         self.teacher = MomentumTeacher(backbone=self.backbone, neck=self.neck)
         self.memory = nn.ModuleDict(
             {name: Queue(config.queue_size, config.projection_size) for name in ("global_queue", "dense_queue")}
@@ -89,9 +89,9 @@ class DenseCLModel(JointEmbeddingModel):
 
     def _encode(self, backbone, neck, pixel_values):
         """Unit vectors: backbone features `(B, D, L)`, global projections, dense ones, the mean of the dense ones."""
-        outputs = run_backbone(backbone, pixel_values)
-        features = feature_map(outputs)
-        projections = neck(pool_features(outputs, self.config.pooling), features)
+        outputs = run_backbone(backbone, pixel_values, self.config.pooling)
+        features = feature_map(backbone, outputs.last_hidden_state)
+        projections = neck(outputs.pooler_output, features)
         if projections[1].shape[2] != features.shape[2] * features.shape[3]:
             raise ValueError(
                 f"grid_size {self.config.grid_size} must be that of the backbone's feature map, whose positions are "

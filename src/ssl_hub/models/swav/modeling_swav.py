@@ -38,7 +38,8 @@ def sinkhorn(
     for _ in range(iterations):
         # A prototype that no sample comes near can underflow to nothing; it stays so instead of becoming NaN.
         assignments /= sum_(assignments.sum(dim=0)).clamp(min=1e-12) * scores.shape[1]
-        assignments /= (assignments.sum(dim=1) + 1 - counted)[:, None] * num_samples
+        # Brackets: the sum of a sample far from all prototypes would be lost beside a 1.
+        assignments /= (assignments.sum(dim=1) + (1 - counted))[:, None] * num_samples
     return assignments * num_samples
 
 

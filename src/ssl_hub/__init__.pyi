@@ -1,0 +1,58 @@
+"""The public names, for editors and type checkers; `__init__.py` imports them when they are first used."""
+
+from .configuration_utils import ClusteringConfig as ClusteringConfig
+from .configuration_utils import JointEmbeddingConfig as JointEmbeddingConfig
+from .configuration_utils import SSLConfig as SSLConfig
+from .data.datasets import load_image_dataset as load_image_dataset
+from .lifecycle import FeatureTable as FeatureTable
+from .lifecycle import ParameterRule as ParameterRule
+from .lifecycle import Progress as Progress
+from .modeling_outputs import ClusterOutput as ClusterOutput
+from .modeling_outputs import ProjectionOutput as ProjectionOutput
+from .modeling_outputs import ReconstructionOutput as ReconstructionOutput
+from .modeling_outputs import SSLLossOutput as SSLLossOutput
+from .modeling_utils import ClusteringModel as ClusteringModel
+from .modeling_utils import JointEmbeddingModel as JointEmbeddingModel
+from .modeling_utils import SSLForImageClassification as SSLForImageClassification
+from .modeling_utils import SSLModel as SSLModel
+from .models.auto import register_algorithm as register_algorithm
+from .models.barlowtwins.configuration_barlowtwins import BarlowTwinsConfig as BarlowTwinsConfig
+from .models.barlowtwins.modeling_barlowtwins import (
+    BarlowTwinsForImageClassification as BarlowTwinsForImageClassification,
+)
+from .models.barlowtwins.modeling_barlowtwins import BarlowTwinsModel as BarlowTwinsModel
+from .models.byol.configuration_byol import BYOLConfig as BYOLConfig
+from .models.byol.modeling_byol import BYOLForImageClassification as BYOLForImageClassification
+from .models.byol.modeling_byol import BYOLModel as BYOLModel
+from .models.deepcluster.configuration_deepcluster import DeepClusterConfig as DeepClusterConfig
+from .models.deepcluster.modeling_deepcluster import (
+    DeepClusterForImageClassification as DeepClusterForImageClassification,
+)
+from .models.deepcluster.modeling_deepcluster import DeepClusterModel as DeepClusterModel
+from .models.densecl.configuration_densecl import DenseCLConfig as DenseCLConfig
+from .models.densecl.modeling_densecl import DenseCLForImageClassification as DenseCLForImageClassification
+from .models.densecl.modeling_densecl import DenseCLModel as DenseCLModel
+from .models.mae.configuration_mae import MAEConfig as MAEConfig
+from .models.mae.modeling_mae import MAEForImageClassification as MAEForImageClassification
+from .models.mae.modeling_mae import MAEModel as MAEModel
+from .models.moco.configuration_moco import MoCoConfig as MoCoConfig
+from .models.moco.modeling_moco import MoCoForImageClassification as MoCoForImageClassification
+from .models.moco.modeling_moco import MoCoModel as MoCoModel
+from .models.mocov3.configuration_mocov3 import MoCoV3Config as MoCoV3Config
+from .models.mocov3.modeling_mocov3 import MoCoV3ForImageClassification as MoCoV3ForImageClassification
+from .models.mocov3.modeling_mocov3 import MoCoV3Model as MoCoV3Model
+from .models.odc.configuration_odc import ODCConfig as ODCConfig
+from .models.odc.modeling_odc import ODCForImageClassification as ODCForImageClassification
+from .models.odc.modeling_odc import ODCModel as ODCModel
+from .models.simclr.configuration_simclr import SimCLRConfig as SimCLRConfig
+from .models.simclr.modeling_simclr import SimCLRForImageClassification as SimCLRForImageClassification
+from .models.simclr.modeling_simclr import SimCLRModel as SimCLRModel
+from .models.simsiam.configuration_simsiam import SimSiamConfig as SimSiamConfig
+from .models.simsiam.modeling_simsiam import SimSiamForImageClassification as SimSiamForImageClassification
+from .models.simsiam.modeling_simsiam import SimSiamModel as SimSiamModel
+from .models.swav.configuration_swav import SwAVConfig as SwAVConfig
+from .models.swav.modeling_swav import SwAVForImageClassification as SwAVForImageClassification
+from .models.swav.modeling_swav import SwAVModel as SwAVModel
+from .training.trainer import SSLTrainer as SSLTrainer
+
+__version__: str
