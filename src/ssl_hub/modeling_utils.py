@@ -364,9 +364,10 @@ class ClusteringModel(SSLModel):
         labels = self.memory.labels_of(indices)
         logits = self.head(projections)
         loss = weighted_cross_entropy(logits, labels, self.memory.class_weights, self.config.weighted_mean)
-        accuracy = (logits.detach().argmax(dim=1) == labels).float().mean()
-        statistics = describe_clusters(self.memory.labels, self.config.num_clusters)
-        return SSLLossOutput(loss=loss, losses={"cross_entropy": loss.detach(), "accuracy": accuracy, **statistics})
+        losses = describe_clusters(self.memory.labels, self.config.num_clusters)
+        losses["cross_entropy"] = loss.detach()
+        losses["accuracy"] = (logits.detach().argmax(dim=1) == labels).float().mean()
+        return SSLLossOutput(loss=loss, losses=losses)
 
     def predict(self, pixel_values: torch.Tensor) -> ClusterOutput:
         """`mode="predict"`: the cluster of each image."""
