@@ -21,7 +21,9 @@ from ssl_hub.training.recipes import load_recipe
 
 @dataclass
 class ConversionArguments:
-    checkpoint: str = field(metadata={"help": "The .pth or .safetensors file."})
+    checkpoint: str = field(
+        metadata={"help": "The .pth or .safetensors file; a folder or a Hub id with --source transformers."}
+    )
     source: str = field(metadata={"help": "The code base that wrote it.", "choices": list(SOURCES)})
     recipe: str = field(metadata={"help": "Name of a recipe, or path of its YAML file, with the same model."})
     output_dir: str = field(metadata={"help": "Where the model goes."})
@@ -50,5 +52,5 @@ def main():
 if __name__ == "__main__":
     try:
         main()
-    except (ValueError, FileNotFoundError) as error:  # what a user can mend
+    except (ValueError, OSError) as error:  # what a user can mend
         sys.exit(f"error: {error}")

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from joint_embedding_common import BACKBONES, VIT
-from test_modeling_common import BATCH_SIZE, SSLModelTests
+from joint_embedding_common import BACKBONES, VIT, AnyBackboneTests
+from test_modeling_common import BATCH_SIZE
 from transformers import AutoModel
 
 from ssl_hub.data.datasets import load_image_dataset
@@ -43,13 +43,9 @@ def table(num_images=NUM_IMAGES, unknown=(), seed=2):
     return lambda extract=None: FeatureTable(rows * known[:, None], known)
 
 
-class ClusteringTests(SSLModelTests):
+class ClusteringTests(AnyBackboneTests):
     learning_rate = 1e-2
-    tiny: dict = {"num_clusters": NUM_CLUSTERS}
-
-    @classmethod
-    def config(cls, **overrides):
-        return cls.config_class(**{"backbone_config": dict(VIT), "image_size": 16, **cls.tiny, **overrides})
+    tiny = {"num_clusters": NUM_CLUSTERS}
 
     @classmethod
     def loss_inputs(cls, batch_size):
@@ -62,22 +58,12 @@ class ClusteringTests(SSLModelTests):
         model.memory.labels.copy_(torch.arange(NUM_IMAGES) % model.config.num_clusters)
         return model
 
-    @pytest.mark.parametrize("name", list(BACKBONES))
-    def test_any_backbone(self, name, tmp_path):
-        model = self.model(backbone_config=BACKBONES[name]).train()
-        outputs = model(self.images(), mode="loss", **self.loss_inputs(BATCH_SIZE))
-        outputs.loss.backward()
-        without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
-        assert torch.isfinite(outputs.loss) and without == []
-        model.save_pretrained(tmp_path)
-        loaded, images = AutoModel.from_pretrained(tmp_path), self.one_view()
-        assert torch.equal(loaded(images).pooler_output, model.eval()(images).pooler_output)
-
     def test_loss_falls_on_real_images(self):
         """In one epoch: the next one has clusters and a classifier of its own."""
         dataset, model = load_image_dataset("digits"), self.model(backbone_config=BACKBONES["resnet"]).train()
-        loader = build_train_loader(dataset, build_views(list(self.views)), batch_size=32, seed=0)
-        normalize = Normalize(model.config.image_mean, model.config.image_std)
+        views = build_views(list(self.views))
+        loader = build_train_loader(dataset, views, batch_size=32, seed=0)
+        normalize = Normalize(model.config.image_mean, model.config.image_std, views)
         model.begin_run(len(dataset))
         weights = model.begin_epoch(Progress(0, 100, 40), digits_features(model, dataset))
         assert weights.shape == (len(dataset),)
@@ -85,9 +71,7 @@ class ClusteringTests(SSLModelTests):
         losses = []
         loader.batch_sampler.set_epoch(0)
         for batch in loader:
-            views = normalize(batch["pixel_values"])
-            view = views if isinstance(views, torch.Tensor) else views[0]
-            loss = model(view, mode="loss", indices=batch["indices"]).loss
+            loss = model(normalize(batch)["pixel_values"], mode="loss", indices=batch["indices"]).loss
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
@@ -160,7 +144,7 @@ class ClusteringTests(SSLModelTests):
         model = self.model()
         model.begin_run(NUM_IMAGES + 2)
         with pytest.raises(
-            RuntimeError, match=r"holds 40 images and this run's dataset has 42: resume with the dataset"
+            RuntimeError, match=r"memory holds 40 images and this run's 42 images. A run resumes with the dataset"
         ):
             model.load_state_dict(state)
         model.begin_run(NUM_IMAGES)
@@ -177,13 +161,11 @@ class ClusteringTests(SSLModelTests):
             ValueError, match=r"4 clusters of at least .* need \d+ readable images, .* has 3: set num_clu"
         ):
             model.begin_run(3)
-        with pytest.raises(ValueError, match="no clusters yet: call begin_run"):
+        with pytest.raises(ValueError, match="memory has no rows yet: call model.begin_run"):
             model(self.images(), mode="loss", **self.loss_inputs(BATCH_SIZE))
         model = self.model()
-        with pytest.raises(ValueError, match="needs indices, the rows of the images"):
-            model(self.images(), mode="loss")
         for outside in (NUM_IMAGES, -1):
-            with pytest.raises(ValueError, match=rf"rows of the 40 images .* from 0 to 39; got .*{outside}"):
+            with pytest.raises(ValueError, match=rf"lie in \[0, 40\), the memory's 40 images; got .*{outside}"):
                 model(self.images(), mode="loss", indices=torch.tensor([outside] * BATCH_SIZE))
         with pytest.raises(ValueError, match=r"4 clusters .* dataset has 3"):
             model.begin_run(NUM_IMAGES)

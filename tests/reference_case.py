@@ -1,6 +1,7 @@
 """One case of reference numbers: see run_reference.py."""
 
 import json
+import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -110,7 +111,7 @@ class Case:
 
     def compare_state(self, name: str, actual: torch.Tensor, expected: torch.Tensor) -> None:
         """Compares a tensor of the state, or the part of it that is recorded."""
-        kind = "statistics" if "running_" in name else "features" if "queue" in name else "parameters"
+        kind = "statistics" if "running_" in name else "features" if re.search("queue|bank", name) else "parameters"
         self.compare(kind, actual, expected)
 
     def compare_gradients(self, model: nn.Module, convert) -> None:
@@ -125,10 +126,10 @@ class Case:
         for name, norm in norms.items():
             if norm is None or norm < SMALLEST_GRADIENT:
                 continue
-            keys = convert({name: self[f"state/{name}"]})
-            if fixed.issuperset(keys):  # a position table that is not trained
+            indices = self._original_indices(name, convert)
+            if fixed.issuperset(indices):  # a position table that is not trained
                 continue
-            gradient = _gradient(model, keys)
+            gradient = _gradient(model, indices)
             self.compare("gradients", gradient.norm(), torch.tensor(norm))
             if f"grad/{name}.first16" in self:
                 # relative to the whole gradient: its first values can be tiny
@@ -142,13 +143,20 @@ class Case:
         exact = self.sidecar["float64"]
         self.compare("float64", loss, torch.tensor(exact["total"], dtype=torch.float64))
         for name, entry in exact["grads"].items():
-            norm = _gradient(model, convert({name: self[f"state/{name}"]})).norm()
+            norm = _gradient(model, self._original_indices(name, convert)).norm()
             self.compare("float64", norm, torch.tensor(entry["norm64"], dtype=torch.float64))
+
+    def _original_indices(self, name: str, convert) -> dict[str, torch.Tensor]:
+        """Our tensors that an original one becomes, holding which of its values is where."""
+        tensor = self[f"state/{name}"]
+        return convert({name: torch.arange(tensor.numel()).view(tensor.shape)})
 
     def _record(self, kind: str, error: float) -> None:
         self.errors[kind] = max(self.errors[kind], error if error == error else float("inf"))
 
 
-def _gradient(model: nn.Module, names) -> torch.Tensor:
+def _gradient(model: nn.Module, indices: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The gradient of an original tensor, flat and in its order."""
     parameters = dict(model.named_parameters())
-    return torch.cat([parameters[name].grad.flatten() for name in names])
+    gradient = torch.cat([parameters[name].grad.flatten() for name in indices])
+    return gradient[torch.cat([index.flatten() for index in indices.values()]).argsort()]

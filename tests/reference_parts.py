@@ -16,13 +16,21 @@ from ssl_hub.models.mae.modeling_mae import MAEDecoder, MAEHead, MAEViTModel
 from ssl_hub.models.moco.modeling_moco import MoCoNeck
 from ssl_hub.models.mocov3.modeling_mocov3 import batch_contrast
 from ssl_hub.models.odc.modeling_odc import ODCNeck
+from ssl_hub.models.relativeloc.modeling_relativeloc import RelativeLocNeck
+from ssl_hub.models.simmim.modeling_simmim import SimMIMHead, SimMIMNeck
 from ssl_hub.models.swav.modeling_swav import SwAVNeck, sinkhorn
 from ssl_hub.modules.backbones import build_backbone
 from ssl_hub.modules.clustering import cluster_weights
 from ssl_hub.modules.heads import ClassifierHead, PredictorHead
-from ssl_hub.modules.losses import contrastive_loss, cosine_loss, normalize, weighted_cross_entropy
+from ssl_hub.modules.losses import (
+    contrastive_loss,
+    cosine_loss,
+    normalize,
+    reconstruction_loss,
+    weighted_cross_entropy,
+)
 from ssl_hub.modules.masking import patchify, unpatchify
-from ssl_hub.modules.memories import OnlineClusterMemory
+from ssl_hub.modules.memories import InstanceMemory, OnlineClusterMemory
 from ssl_hub.modules.necks import NonLinearNeck
 from ssl_hub.modules.position_embeddings import sincos_position_embedding_2d
 from ssl_hub.modules.teachers import MomentumTeacher
@@ -98,7 +106,8 @@ def check_moco_neck(case: Case) -> None:
 
 def check_densecl_neck(case: Case) -> None:
     config = DenseCLConfig(grid_size=case.config.get("num_grid"), **projector_fields(case))
-    neck = DenseCLNeck(config, case.config["in_channels"])
+    channels = case.config["in_channels"]
+    neck = DenseCLNeck(config, channels, channels)
     names = ("global", "dense", "pooled_dense")
     check_module(case, neck, lambda x: dict(zip(names, neck(pooled(x), x), strict=True)))
 
@@ -128,6 +137,21 @@ class FixedDropout(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         return features * self.keep / (1 - self.p) if self.training else features
+
+
+def check_relative_loc_neck(case: Case) -> None:
+    neck = RelativeLocNeck(2 * case.config["in_channels"], case.config["out_channels"], dropout=0.5)
+    neck.dropout = FixedDropout(case["random/dropout_keep"], p=0.5)
+    check_module(case, neck, lambda x: neck(pooled(x)))
+
+
+def check_simple_memory(case: Case) -> None:
+    fields = case.sidecar["fields"]
+    memory = InstanceMemory(fields["length"], fields["feat_dim"], fields["momentum"])
+    memory.load_state_dict({"features": case["state/feature_bank"]})
+    for step in range(sum(key.endswith(".idx") for key in case.under("input/step"))):
+        memory.update(case[f"input/step{step}.idx"], case[f"input/step{step}.feature"])
+        case.compare("features", memory.features, case[f"after/step{step}.feature_bank"])
 
 
 def compare_memory(case: Case, memory: nn.Module, stage: str) -> None:
@@ -189,13 +213,13 @@ def check_reweight(case: Case) -> None:
 
 def check_odc_memory(case: Case) -> None:
     fields = case.sidecar["fields"]
-    memory = OnlineClusterMemory(fields["num_classes"], fields["feat_dim"])
-    memory.resize(fields["length"])
+    memory = OnlineClusterMemory(fields["num_classes"], fields["feat_dim"], fields["momentum"])
+    memory.start(fields["length"])
     memory.features.copy_(normalize(case["input/init_feature"]))
     memory.labels.copy_(case["input/init_label"])
     memory.update_centroids()
     compare_memory(case, memory, "init.")
-    ratio = memory.update(case["input/idx"], case["input/feature"], fields["momentum"])
+    ratio = memory.update(case["input/idx"], case["input/feature"])
     case.compare("losses", ratio, case["output/change_ratio"])
     compare_memory(case, memory, "update.")
     memory.update_centroids()
@@ -367,7 +391,8 @@ def check_mae_decoder(case: Case) -> None:
     latent, ids_restore = case["input/latent"].requires_grad_(), case["input/ids_restore"]
     # row `restore < V` of the shuffled sequence belongs to that patch
     visible = ids_restore.argsort(dim=1)[:, : latent.shape[1] - 1]
-    output = decoder(latent, visible)
+    grid_size = 2 * (int(fields["num_patches"] ** 0.5),)
+    output = decoder(latent, visible, grid_size)
     (output * case["input/cotangent.out"]).sum().backward()
     case.compare("features", output, case["output/train.out"])
     case.compare("gradients", latent.grad, case["grad/input.latent"])
@@ -383,6 +408,37 @@ def check_mae_head(case: Case) -> None:
         return head(pred, target if target.ndim == 4 else target.transpose(1, 2)[..., None], mask)
 
     check_module(case, head, run)
+
+
+def check_simmim_neck(case: Case) -> None:
+    fields = case.config
+    neck = SimMIMNeck(fields["in_channels"], fields["encoder_stride"], num_channels=3)
+
+    def convert(state):
+        return {name.replace("decoder.0.", "predict_pixels."): tensor for name, tensor in state.items()}
+
+    check_module(case, neck, lambda x: neck(x), convert)
+
+
+def check_simmim_head(case: Case) -> None:
+    """The head, which has a mask of patches; the loss alone has one of pixels."""
+    head = SimMIMHead(case.config.get("patch_size", 1))
+    mask = case.tensors.pop("input/mask").flatten(1)
+    check_module(case, head, lambda pred, target: head(pred, target, mask))
+
+
+def check_pixel_loss(case: Case) -> None:
+    power = {"L1": 1, "L2": 2}[case.config["criterion"]]
+    is_image = case["input/pred"].ndim == 4
+    if "input/mask" in case and (case.config.get("channel") or 1) != (case["input/pred"].shape[1] if is_image else 1):
+        raise UnsupportedCaseError
+
+    def run(pred, target, mask=None):
+        mask = mask if is_image or mask is None else mask[..., None]
+        return reconstruction_loss(pred, target, mask, power=power)
+
+    case.tensors.pop("grad/input.mask", None)
+    check_module(case, nn.Module(), run)
 
 
 def check_vit(case: Case) -> None:
@@ -456,7 +512,12 @@ PARTS = {
     "MoCoV3Head": check_mocov3_head,
     "NonLinearNeck": check_nonlinear_neck,
     "ODCNeck": check_odc_neck,
+    "RelativeLocNeck": check_relative_loc_neck,
+    "PixelReconstructionLoss": check_pixel_loss,
     "ResNet": check_resnet,
+    "SimMIMHead": check_simmim_head,
+    "SimMIMNeck": check_simmim_neck,
+    "SimMIMReconstructionLoss": check_simmim_head,
     "Sobel": check_sobel,
     "SwAVHead": check_swav_loss,
     "SwAVLoss": check_swav_loss,
@@ -470,5 +531,6 @@ PARTS = {
     "pos_embed": check_position_embedding,
     "preprocess": check_preprocess,
     "reweight": check_reweight,
+    "simple_memory": check_simple_memory,
     "sinkhorn": check_sinkhorn,
 }

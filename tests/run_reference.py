@@ -23,8 +23,9 @@ from ssl_hub.conversion import mmselfsup
 from ssl_hub.conversion.state_dicts import load_strictly
 from ssl_hub.lifecycle import cosine_ramp
 from ssl_hub.models.mae.modeling_mae import MAEModel
+from ssl_hub.models.rotationpred.modeling_rotationpred import rotate
 from ssl_hub.modules.clustering import cluster_weights
-from ssl_hub.modules.masking import patchify, visible_patch_indices
+from ssl_hub.modules.masking import patchify, pixel_mask, visible_patch_indices
 
 
 def check_mae(case: Case) -> None:
@@ -51,7 +52,8 @@ def check_mae(case: Case) -> None:
     order = torch.cat([torch.zeros_like(order[:, :1]), order + 1], dim=1)
     expected = torch.stack([tokens[index] for tokens, index in zip(expected, order, strict=True)])
     case.compare("features", latent, expected)
-    prediction = model.neck(latent, visible)
+    side = math.isqrt(mask.shape[1])
+    prediction = model.neck(latent, visible, (side, side))
     case.compare("features", prediction, case["output/tensor"])
     if "output/target" in case:
         pixels = patchify(pixel_values, model.head.patch_size)
@@ -62,6 +64,32 @@ def check_mae(case: Case) -> None:
     reconstruction = model(pixel_values, mode="predict", bool_masked_pos=mask).reconstruction
     reconstruction = ((reconstruction - image_mean) / image_std).permute(0, 2, 3, 1)
     case.compare("features", reconstruction, case["output/reconstruct.pred"])
+
+
+def check_simmim(case: Case) -> None:
+    def convert(state):
+        return mmselfsup.convert_state_dict("SimMIM", state)
+
+    model = AutoModel.from_config(mmselfsup.convert_config(case.config)).to(case.dtype).train()
+    load_strictly(model, convert(case.under("state/")))
+    pixel_values, mask = case["input/0"], case["input/mask"].flatten(1).bool()
+    loss = model(pixel_values, mode="loss", bool_masked_pos=mask).loss
+    loss.backward()
+    case.compare("losses", loss, case["output/loss_total"])
+    case.compare_gradients(model, convert)
+    case.compare_float64(loss, model, convert)
+
+    model.eval()
+    outputs = model.backbone(pixel_values, bool_masked_pos=mask, output_hidden_states=True)
+    expected = case["inter/backbone#0.0"]
+    case.compare("features", outputs.last_hidden_state.transpose(1, 2).reshape(expected.shape), expected)
+    case.compare("features", outputs.hidden_states[1], case["inter/backbone.stages.0#0.0"])
+    config = model.config
+    image_mean, image_std = (torch.tensor(x)[:, None, None] for x in (config.image_mean, config.image_std))
+    reconstruction = model(pixel_values, mode="predict", bool_masked_pos=mask).reconstruction
+    case.compare("features", (reconstruction - image_mean) / image_std, case["output/tensor"])
+    masked_pixels = pixel_mask(mask, case["input/mask"].shape[1:], config.patch_size)
+    case.compare("features", masked_pixels[:, 0].long(), case["output/reconstruct.mask"].long())
 
 
 def check_joint_embedding(case: Case) -> None:
@@ -104,6 +132,29 @@ def check_joint_embedding(case: Case) -> None:
     loss.backward()
     case.compare_gradients(model, convert)
     case.compare_float64(loss, model, convert)
+    compare_state_after(case, model, convert)
+    if "memory/queue" in case:
+        check_swav_queue(case, model, compute_loss)
+        model.config.queue_size = 0
+    elif "output/second_step.loss_total" in case:
+        if "max_iters" in case.sidecar["runtime"]:
+            momentum = scheduled_momentum(case, steps + 1)
+        follow()
+        compute_loss("second_step.")
+
+    load_strictly(model, convert(case.under("state/")), new=("memory.vectors",))
+    model.eval()
+    features = model(views[0]).last_hidden_state
+    if "output/tensor.0.1" in case:  # a ViT's patch map, then its class token
+        case.compare("features", features[:, 0], case["output/tensor.0.1"])
+        expected = case["output/tensor.0.0"]
+        case.compare("features", features[:, 1:].transpose(1, 2).reshape(expected.shape), expected)
+    else:
+        case.compare("features", features, case["output/tensor.0"])
+
+
+def compare_state_after(case: Case, model, convert) -> None:
+    """The state after one call; the statistics of a teacher's BatchNorm are its own."""
     own, state = model.state_dict(), case.under("state/")
     for name, expected in {**case.under("after/"), **case.under("after_sample/")}.items():
         if name not in state:  # what MMSelfSup keeps outside its state dict
@@ -116,24 +167,6 @@ def check_joint_embedding(case: Case) -> None:
                 case.compare_state(name, own[key], tensor)
         else:
             case.compare_state(name, torch.cat([own[key].flatten() for key in names])[: len(expected)], expected)
-    if "memory/queue" in case:
-        check_swav_queue(case, model, compute_loss)
-        model.config.queue_size = 0
-    elif "output/second_step.loss_total" in case:
-        if "max_iters" in case.sidecar["runtime"]:
-            momentum = scheduled_momentum(case, steps + 1)
-        follow()
-        compute_loss("second_step.")
-
-    load_strictly(model, convert(state), new=("memory.vectors",))
-    model.eval()
-    features = model(views[0]).last_hidden_state
-    if "output/tensor.0.1" in case:  # a ViT's patch map, then its class token
-        case.compare("features", features[:, 0], case["output/tensor.0.1"])
-        expected = case["output/tensor.0.0"]
-        case.compare("features", features[:, 1:].transpose(1, 2).reshape(expected.shape), expected)
-    else:
-        case.compare("features", features, case["output/tensor.0"])
 
 
 def scheduled_momentum(case: Case, steps: int) -> float:
@@ -156,6 +189,91 @@ def check_swav_queue(case: Case, model, compute_loss) -> None:
             case.compare_state("queue", model.memory.vectors, case[f"after/{scenario}queue"])
 
 
+def check_npid(case: Case) -> None:
+    """Loss, gradients and state after one call, then a second call, with the recorded negatives."""
+
+    def convert(state):
+        return mmselfsup.convert_state_dict("NPID", state)
+
+    model = AutoModel.from_config(mmselfsup.convert_config(case.config)).to(case.dtype).train()
+    load_strictly(model, convert(case.under("state/")))
+    model.draw_negatives = lambda indices: case["random/neg_idx"]
+    losses = []
+    for scenario in ("", "second_step."):
+        loss = model(case["input/0"], mode="loss", indices=case["input/sample_idx"]).loss
+        case.compare("losses", loss, case[f"output/{scenario}loss_total"])
+        losses.append(loss)
+        if not scenario:
+            compare_state_after(case, model, convert)
+    losses[0].backward()  # the second call has changed the memory meanwhile
+    case.compare_gradients(model, convert)
+    case.compare_float64(losses[0], model, convert)
+
+    load_strictly(model, convert(case.under("state/")))
+    model.eval()
+    outputs = model(case["input/0"])
+    case.compare("features", outputs.last_hidden_state, case["output/tensor.0"])
+
+
+def check_relativeloc(case: Case) -> None:
+    """From patches, as here, and from the original's pairs, where BatchNorm sees the centre eight times."""
+
+    def convert(state):
+        return mmselfsup.convert_state_dict("RelativeLoc", state)
+
+    def restart(dropout):
+        load_strictly(model, convert(case.under("state/")))
+        model.neck.dropout = dropout
+        model.zero_grad()
+
+    others, centers = case["input/0"], case["input/1"]
+    patches = others.unflatten(0, (-1, 8))
+    patches = torch.cat([patches[:, :4], centers[::8, None], patches[:, 4:]], dim=1)
+    model = AutoModel.from_config(mmselfsup.convert_config(case.config)).to(case.dtype).train()
+    for scenario, dropout in (("no_dropout.", nn.Identity()), ("", FixedDropout(case["random/dropout_keep"], p=0.5))):
+        restart(dropout)
+        loss = model(patches, mode="loss").loss
+        case.compare("losses", loss, case[f"output/{scenario}loss_total"])
+    loss.backward()
+    case.compare_gradients(model, convert)
+    case.compare_float64(loss, model, convert)
+    restart(dropout)
+    model.compare(others, centers)
+    compare_state_after(case, model, convert)
+
+    restart(dropout)
+    model.eval()
+    case.compare("features", model(others).last_hidden_state, case["output/tensor.0"])
+    compare_probabilities(case, model(patches, mode="predict").probabilities)
+
+
+def check_rotationpred(case: Case) -> None:
+    def convert(state):
+        return mmselfsup.convert_state_dict("RotationPred", state)
+
+    model = AutoModel.from_config(mmselfsup.convert_config(case.config)).to(case.dtype).train()
+    load_strictly(model, convert(case.under("state/")))
+    rotated = case["input/0"]
+    case.compare("features", rotate(rotated[::4]), rotated)
+    loss = model(rotated[::4], mode="loss").loss
+    loss.backward()
+    case.compare("losses", loss, case["output/loss_total"])
+    case.compare_gradients(model, convert)
+    case.compare_float64(loss, model, convert)
+    compare_state_after(case, model, convert)
+
+    load_strictly(model, convert(case.under("state/")))
+    model.eval()
+    case.compare("features", model(rotated).last_hidden_state, case["output/tensor.0"])
+    compare_probabilities(case, model(rotated, mode="predict").probabilities.unflatten(0, (-1, 4)))
+
+
+def compare_probabilities(case: Case, probabilities: torch.Tensor) -> None:
+    """Of each image, with the logits of the original."""
+    for image, expected in enumerate(probabilities):
+        case.compare("features", expected, case[f"output/predict.{image}.head4"].softmax(dim=1))
+
+
 def check_deepcluster(case: Case) -> None:
     def convert(state):
         return mmselfsup.convert_state_dict("DeepCluster", state)
@@ -170,7 +288,7 @@ def check_deepcluster(case: Case) -> None:
     case.compare("losses", loss, case["output/loss_total"])
     case.compare_gradients(model, convert)
     case.compare_float64(loss, model, convert)
-    compare_buffers(case, model, convert)
+    compare_state_after(case, model, convert)
 
     load_strictly(model, convert(case.under("state/")), new=("memory.",))
     model.eval()
@@ -201,7 +319,7 @@ def check_odc(case: Case) -> None:
     config = mmselfsup.convert_config(case.config)
     model = AutoModel.from_config(config).to(case.dtype).train()
     memory, uniform = model.memory, torch.ones(config.num_clusters)
-    memory.resize(len(case["memory/label_bank"]))  # not begin_run, which refuses a bank too small for its clusters
+    memory.start(len(case["memory/label_bank"]))  # not begin_run, which refuses a bank too small for its clusters
     dropout, model.neck.drop = model.neck.drop, nn.Identity()
     restart(uniform)
     compute_loss("no_dropout.")
@@ -213,7 +331,7 @@ def check_odc(case: Case) -> None:
     loss.backward()
     case.compare_gradients(model, convert)
     case.compare_float64(loss, model, convert)
-    compare_buffers(case, model, convert)
+    compare_state_after(case, model, convert)
     compare_memory(case, memory, "memory.")
     before = {name: buffer.clone() for name, buffer in memory.named_buffers()}
     compute_loss("second_step.")
@@ -231,14 +349,6 @@ def check_odc(case: Case) -> None:
     case.compare("features", model(case["input/0"], mode="predict").logits, case["output/predict.head4"])
 
 
-def compare_buffers(case: Case, model: nn.Module, convert) -> None:
-    """What a step changes in the original's state dict, the statistics of BatchNorm."""
-    own = model.state_dict()
-    known = case.under("state/")
-    for name, tensor in convert({name: value for name, value in case.under("after/").items() if name in known}).items():
-        case.compare_state(name, own[name], tensor)
-
-
 ALGORITHMS = {
     "BarlowTwins": check_joint_embedding,
     "BYOL": check_joint_embedding,
@@ -247,8 +357,12 @@ ALGORITHMS = {
     "MAE": check_mae,
     "MoCo": check_joint_embedding,
     "MoCoV3": check_joint_embedding,
+    "NPID": check_npid,
     "ODC": check_odc,
+    "RelativeLoc": check_relativeloc,
+    "RotationPred": check_rotationpred,
     "SimCLR": check_joint_embedding,
+    "SimMIM": check_simmim,
     "SimSiam": check_joint_embedding,
     "SwAV": check_joint_embedding,
 }

@@ -5,13 +5,14 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from clustering_common import ClusteringTests, table
-from joint_embedding_common import BACKBONES, JointEmbeddingTests
+from joint_embedding_common import BACKBONES, AnyBackboneTests
 from safetensors.torch import load_file, save_file
 from test_modeling_common import BATCH_SIZE, find_test_class
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ssl_hub.distributed import (
+    broadcast_,
     gather,
     gather_with_gradient,
     shuffle_batch,
@@ -27,7 +28,7 @@ TEST_CLASSES = {model_type: find_test_class(model_type) for model_type in ALGORI
 WITH_RESNET = [
     name
     for name, test_class in TEST_CLASSES.items()
-    if test_class.model_class.sync_batchnorm and issubclass(test_class, JointEmbeddingTests | ClusteringTests)
+    if test_class.model_class.sync_batchnorm and issubclass(test_class, AnyBackboneTests)
 ]
 CLUSTERING = [name for name, test_class in TEST_CLASSES.items() if issubclass(test_class, ClusteringTests)]
 CASES = [*((name, False) for name in ALGORITHMS), *((name, True) for name in WITH_RESNET)]
@@ -39,6 +40,8 @@ def build_model(name, with_resnet):
     model = TEST_CLASSES[name]().model(**overrides).double().train()
     if name == "swav":  # with a full queue
         model.memory.vectors = nn.functional.normalize(torch.randn_like(model.memory.vectors), dim=2)
+    if name == "npid":  # with negatives that do not depend on the process
+        model.draw_negatives = lambda indices: (7 * indices[:, None] + torch.arange(50)) % len(model.memory.features)
     return model
 
 
@@ -106,6 +109,7 @@ def check_primitives(rank, world_size):
     shuffled, order = shuffle_batch(batch)
     return {
         "gather": gather(rows),
+        "broadcast": broadcast_(rows.clone()),
         "gather_grad": leaf.grad,
         "sum": sum_with_gradient(rows),
         "sum_grad": summed.grad,
@@ -157,6 +161,7 @@ def test_primitives(processes):
     factor = sum(range(1, world_size + 1))
     for rank, result in enumerate(results):
         assert torch.equal(result["gather"], everything)
+        assert torch.equal(result["broadcast"], torch.arange(3.0))
         assert torch.equal(result["gather_grad"], factor * torch.arange(3.0 * rank, 3.0 * rank + 3))
         assert torch.equal(result["sum"], sum(torch.arange(3.0) + 10 * r for r in range(world_size)))
         assert torch.equal(result["sum_grad"], torch.full((3,), float(factor)))

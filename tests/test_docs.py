@@ -117,7 +117,8 @@ def test_options_recipes_and_links_exist(page):
     text = page.read_text()
     parser = HfArgumentParser([ModelArguments, DataArguments, PretrainingArguments])
     known = {option for action in parser._actions for option in action.option_strings}
-    known |= set(OPTIONS.findall((REPOSITORY / "examples" / "convert_checkpoint.py").read_text()))
+    for example in ("convert_checkpoint.py", "visualize_reconstruction.py"):
+        known |= set(OPTIONS.findall((REPOSITORY / "examples" / example).read_text()))
     assert set(OPTIONS.findall(text)) <= known
     assert set(re.findall(r"--recipe (\S+)", text)) <= set(list_recipes())
     for link in re.findall(r"\]\((?!https?:)([^)#]+)", text):

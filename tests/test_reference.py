@@ -13,6 +13,7 @@ NAMES = {
     *("mae_a", "simclr_a", "byol_a", "simsiam_a", "barlowtwins_a", "swav_a", "mocov2_a", "mocov3_a", "densecl_a"),
     *("deepcluster_a", "odc_a", "sobel", "odc_memory", "reweight", "neck_odc", "neck_avgpool"),
     *("head_cls", "loss_cross_entropy_class_weight"),
+    "simmim_a",
     *(
         "backbone_vit",
         "neck_mae_decoder",
@@ -23,6 +24,7 @@ NAMES = {
         "neck_swav",
         "neck_swav_linear",
     ),
+    *("npid_a", "relativeloc_a", "rotationpred_a", "neck_relative_loc", "simple_memory"),
     *(f"neck_nonlinear_{of}" for of in ("allbias", "barlow", "byol", "predictor", "simclr", "simsiam", "vit")),
     *("head_mae", "head_mae_normpix", "head_contrastive", "head_latent_predict", "head_cross_correlation"),
     *(
@@ -34,6 +36,7 @@ NAMES = {
         "loss_swav",
         "loss_swav_crops21",
     ),
+    *("neck_simmim", "head_simmim", "loss_simmim", "loss_pixel_l1", "loss_pixel_l1_map", "loss_pixel_l2_nomask"),
     *("sinkhorn", "ema_constant", "cosine_ema", "patchify", "pos_embed", "preprocess"),
 }
 
@@ -50,11 +53,22 @@ def test_every_case_agrees(capsys):
     [
         ("mae_a", "state/backbone.layers.0.attn.qkv.weight"),
         ("mae_a", "output/loss_total"),
+        ("simmim_a", "state/backbone.stages.0.downsample.reduction.weight"),
+        ("simmim_a", "grad/backbone.stages.0.downsample.reduction.weight.first16"),
+        ("parts/head_simmim", "grad/input.pred"),
         ("parts/loss_mae", "grad/input.pred"),
         ("parts/pos_embed", None),
         ("simsiam_a", "state/neck.fc0.weight"),
         ("barlowtwins_a", "after/head.bn.running_mean"),
         ("swav_a", "after/queue.queue"),
+        ("npid_a", "state/memory_bank.feature_bank"),
+        ("npid_a", "after/memory_bank.feature_bank"),
+        ("relativeloc_a", "output/no_dropout.loss_total"),
+        ("relativeloc_a", "after/neck.bn.running_var"),
+        ("relativeloc_a", "output/predict.1.head4"),
+        ("rotationpred_a", "input/0"),
+        ("rotationpred_a", "output/predict.2.head4"),
+        ("parts/simple_memory", "after/step1.feature_bank"),
         ("parts/neck_swav", "grad/input.small"),
         ("parts/neck_nonlinear_byol", "after/bn0.running_var"),
         ("parts/neck_densecl", "output/eval.dense"),

@@ -2,17 +2,22 @@
 
 from .configuration_utils import ClusteringConfig as ClusteringConfig
 from .configuration_utils import JointEmbeddingConfig as JointEmbeddingConfig
+from .configuration_utils import MaskedPatchConfig as MaskedPatchConfig
 from .configuration_utils import SSLConfig as SSLConfig
 from .data.datasets import load_image_dataset as load_image_dataset
 from .lifecycle import FeatureTable as FeatureTable
 from .lifecycle import ParameterRule as ParameterRule
 from .lifecycle import Progress as Progress
 from .modeling_outputs import ClusterOutput as ClusterOutput
+from .modeling_outputs import InstanceOutput as InstanceOutput
 from .modeling_outputs import ProjectionOutput as ProjectionOutput
 from .modeling_outputs import ReconstructionOutput as ReconstructionOutput
+from .modeling_outputs import RelativeLocationOutput as RelativeLocationOutput
+from .modeling_outputs import RotationOutput as RotationOutput
 from .modeling_outputs import SSLLossOutput as SSLLossOutput
 from .modeling_utils import ClusteringModel as ClusteringModel
 from .modeling_utils import JointEmbeddingModel as JointEmbeddingModel
+from .modeling_utils import MaskedPatchModel as MaskedPatchModel
 from .modeling_utils import SSLForImageClassification as SSLForImageClassification
 from .modeling_utils import SSLModel as SSLModel
 from .models.auto import register_algorithm as register_algorithm
@@ -41,12 +46,28 @@ from .models.moco.modeling_moco import MoCoModel as MoCoModel
 from .models.mocov3.configuration_mocov3 import MoCoV3Config as MoCoV3Config
 from .models.mocov3.modeling_mocov3 import MoCoV3ForImageClassification as MoCoV3ForImageClassification
 from .models.mocov3.modeling_mocov3 import MoCoV3Model as MoCoV3Model
+from .models.npid.configuration_npid import NPIDConfig as NPIDConfig
+from .models.npid.modeling_npid import NPIDForImageClassification as NPIDForImageClassification
+from .models.npid.modeling_npid import NPIDModel as NPIDModel
 from .models.odc.configuration_odc import ODCConfig as ODCConfig
 from .models.odc.modeling_odc import ODCForImageClassification as ODCForImageClassification
 from .models.odc.modeling_odc import ODCModel as ODCModel
+from .models.relativeloc.configuration_relativeloc import RelativeLocConfig as RelativeLocConfig
+from .models.relativeloc.modeling_relativeloc import (
+    RelativeLocForImageClassification as RelativeLocForImageClassification,
+)
+from .models.relativeloc.modeling_relativeloc import RelativeLocModel as RelativeLocModel
+from .models.rotationpred.configuration_rotationpred import RotationPredConfig as RotationPredConfig
+from .models.rotationpred.modeling_rotationpred import (
+    RotationPredForImageClassification as RotationPredForImageClassification,
+)
+from .models.rotationpred.modeling_rotationpred import RotationPredModel as RotationPredModel
 from .models.simclr.configuration_simclr import SimCLRConfig as SimCLRConfig
 from .models.simclr.modeling_simclr import SimCLRForImageClassification as SimCLRForImageClassification
 from .models.simclr.modeling_simclr import SimCLRModel as SimCLRModel
+from .models.simmim.configuration_simmim import SimMIMConfig as SimMIMConfig
+from .models.simmim.modeling_simmim import SimMIMForImageClassification as SimMIMForImageClassification
+from .models.simmim.modeling_simmim import SimMIMModel as SimMIMModel
 from .models.simsiam.configuration_simsiam import SimSiamConfig as SimSiamConfig
 from .models.simsiam.modeling_simsiam import SimSiamForImageClassification as SimSiamForImageClassification
 from .models.simsiam.modeling_simsiam import SimSiamModel as SimSiamModel

@@ -1,5 +1,6 @@
 """What the configurations of all algorithms share."""
 
+import math
 from collections.abc import Callable
 from difflib import get_close_matches
 from typing import ClassVar, Literal
@@ -76,8 +77,10 @@ class SSLConfig(PreTrainedConfig):
 
     @classmethod
     def default_backbone_config(cls) -> PreTrainedConfig:
-        """The backbone of the published setting."""
-        raise ValueError(f"{cls.__name__} has no default backbone: give backbone_config")
+        """The backbone of the published setting: ResNet-50, unless an algorithm says otherwise."""
+        from transformers import ResNetConfig  # not above: it imports the Auto classes, which import this
+
+        return ResNetConfig()
 
     @classmethod
     def default_backbone_fields(cls) -> dict:
@@ -128,12 +131,6 @@ def num_backbone_channels(config: PreTrainedConfig) -> int:
     return getattr(config, "num_channels", 3)
 
 
-def resnet50_config() -> PreTrainedConfig:
-    from transformers import ResNetConfig  # not above: it imports the Auto classes, which import this
-
-    return ResNetConfig()
-
-
 def check_positive(config: PreTrainedConfig, *names: str) -> None:
     """Raises `ValueError` unless these fields of a configuration are above zero, or `None`."""
     for name in names:
@@ -146,6 +143,71 @@ def check_momentum(config: PreTrainedConfig, name: str) -> None:
     """Raises `ValueError` unless the momentum of a teacher lies in [0, 1]."""
     if not 0 <= getattr(config, name) <= 1:
         raise ValueError(f"{name} must lie in [0, 1], got {getattr(config, name)}")
+
+
+@strict
+class MaskedPatchConfig(SSLConfig):
+    r"""Base of the configurations of algorithms that reconstruct masked patches of an image.
+
+    Args:
+        mask_kind (`"random"`, `"aligned"` or `"blockwise"`, *optional*, defaults to `"random"`):
+            How the masks are drawn that a training step is not given: patches uniformly, square cells of patches
+            uniformly (SimMIM), or rectangles of random size until enough patches are masked (BEiT, arXiv 2106.08254).
+        mask_ratio (`float`, *optional*, defaults to 0.75):
+            Share of the patches that are masked, rounded up to whole patches, or cells when these are aligned.
+        mask_cell_size (`int`, *optional*, defaults to 32):
+            Side length of aligned cells, in pixels: a multiple of the patch size that divides the image size.
+    """
+
+    # Backbones that know what to do with masked patches.
+    backbone_types: ClassVar[tuple[str, ...]] = ("vit",)
+
+    mask_kind: Literal["random", "aligned", "blockwise"] = "random"
+    mask_ratio: float = 0.75
+    mask_cell_size: int = 32
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        algorithm = type(self).__name__.removesuffix("Config")
+        if self.backbone_config.model_type not in self.backbone_types:
+            raise ValueError(
+                f"{algorithm} masks patches, so the model_type of its backbone must be "
+                f"{' or '.join(map(repr, self.backbone_types))}; got {self.backbone_config.model_type!r}"
+            )
+        image_size, patch_size = self.image_size, self.patch_size
+        if not isinstance(image_size, int) or not isinstance(patch_size, int) or image_size % patch_size != 0:
+            raise ValueError(
+                f"{algorithm} needs square images whose side the patch size divides: give image_size and "
+                f"patch_size as integers such as 224 and 16; got {image_size} and {patch_size}"
+            )
+        cell_size = self.mask_cell_size
+        if self.mask_kind == "aligned" and (cell_size < 1 or cell_size % patch_size or image_size % cell_size):
+            raise ValueError(
+                f"mask_cell_size must be a multiple of the patch size {patch_size} and divide the image size "
+                f"{image_size}; got {cell_size}"
+            )
+        num_patches = (image_size // patch_size) ** 2
+        if not 0 < self.mask_ratio < 1 or not 0 < self.num_masked_patches(num_patches) < num_patches:
+            raise ValueError(
+                f"mask_ratio must lie between 0 and 1, mask at least one of the {num_patches // self.mask_unit**2} "
+                f"{'cells' if self.mask_kind == 'aligned' else 'patches'} of an image and leave at least one visible; "
+                f"got {self.mask_ratio}"
+            )
+
+    @property
+    def patch_size(self) -> int:
+        return self.backbone_config.patch_size
+
+    @property
+    def mask_unit(self) -> int:
+        """Side length, in patches, of what is masked or not as a whole."""
+        return self.mask_cell_size // self.patch_size if self.mask_kind == "aligned" else 1
+
+    def num_masked_patches(self, num_patches: int) -> int:
+        """How many of so many patches a mask that is drawn removes."""
+        unit = self.mask_unit**2
+        # without rounding, 0.28 of 25 is above 7
+        return unit * math.ceil(round(num_patches // unit * self.mask_ratio, 6))
 
 
 @strict
@@ -166,10 +228,6 @@ class JointEmbeddingConfig(SSLConfig):
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
         check_positive(self, "projection_hidden_size", "projection_size")
-
-    @classmethod
-    def default_backbone_config(cls) -> PreTrainedConfig:
-        return resnet50_config()
 
 
 @strict
@@ -252,7 +310,3 @@ class ClusteringConfig(SSLConfig):
             raise ValueError(f"num_clusters must be at least 2, got {self.num_clusters}")
         if self.class_weight_power < 0:
             raise ValueError(f"class_weight_power must be 0 or more, got {self.class_weight_power}")
-
-    @classmethod
-    def default_backbone_config(cls) -> PreTrainedConfig:
-        return resnet50_config()

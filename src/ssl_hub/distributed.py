@@ -66,18 +66,18 @@ def sum_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def sum_(tensor: torch.Tensor) -> torch.Tensor:
-    """Adds up the tensors of all processes in place, without a gradient."""
+def broadcast_(tensor: torch.Tensor) -> torch.Tensor:
+    """Makes a tensor what it is on the first process, in place."""
     if num_processes() > 1:
-        dist.all_reduce(tensor)
+        dist.broadcast(tensor, src=0)
     return tensor
 
 
 @torch.no_grad()
-def broadcast_(tensor: torch.Tensor) -> torch.Tensor:
-    """Overwrites the tensors of all processes, in place, with that of the first one."""
+def sum_(tensor: torch.Tensor) -> torch.Tensor:
+    """Adds up the tensors of all processes in place, without a gradient."""
     if num_processes() > 1:
-        dist.broadcast(tensor, src=0)
+        dist.all_reduce(tensor)
     return tensor
 
 
@@ -92,8 +92,7 @@ def shuffle_batch(batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """
     everything = gather(batch)
     order = torch.randperm(len(everything), device=batch.device)
-    if num_processes() > 1:
-        dist.broadcast(order, src=0)
+    broadcast_(order)
     return everything[order.chunk(num_processes())[process_index()]], order
 
 

@@ -64,3 +64,50 @@ class ClusterOutput(ModelOutput):
     logits: torch.FloatTensor | None = None
     cluster_ids: torch.LongTensor | None = None
     distances: torch.FloatTensor | None = None
+
+
+@dataclass
+class RotationOutput(ModelOutput):
+    """Returned by `mode="predict"` of RotationPred.
+
+    Args:
+        angle (`torch.LongTensor` of shape `(batch_size,)`):
+            By how many degrees, clockwise, each image has probably been turned: 0, 90, 180 or 270.
+        probabilities (`torch.FloatTensor` of shape `(batch_size, 4)`): Of these four angles, in this order.
+    """
+
+    angle: torch.LongTensor | None = None
+    probabilities: torch.FloatTensor | None = None
+
+
+@dataclass
+class InstanceOutput(ModelOutput):
+    """Returned by `mode="predict"` of NPID. Without a memory, such as in a shared model, there is only the projection.
+
+    Args:
+        projection (`torch.FloatTensor` of shape `(batch_size, projection_size)`):
+            Unit vectors; the dot product of two is their cosine similarity.
+        nearest_indices (`torch.LongTensor` of shape `(batch_size, num_nearest)`):
+            The images of the training dataset whose vectors in the memory are nearest, the nearest first.
+        similarities (`torch.FloatTensor` of shape `(batch_size, num_nearest)`): Their cosine similarities.
+    """
+
+    projection: torch.FloatTensor | None = None
+    nearest_indices: torch.LongTensor | None = None
+    similarities: torch.FloatTensor | None = None
+
+
+@dataclass
+class RelativeLocationOutput(ModelOutput):
+    """Returned by `mode="predict"` of RelativeLoc, for the eight patches around the centre, column by column.
+
+    The directions have the same order: 0 top left, 1 left, 2 bottom left, 3 above, 4 below, 5 top right, 6 right,
+    7 bottom right. So a model that is right about all patches returns 0, 1, ..., 7.
+
+    Args:
+        direction (`torch.LongTensor` of shape `(batch_size, 8)`): In which direction of the centre a patch probably is.
+        probabilities (`torch.FloatTensor` of shape `(batch_size, 8, 8)`): Of the directions (last dimension).
+    """
+
+    direction: torch.LongTensor | None = None
+    probabilities: torch.FloatTensor | None = None

@@ -14,14 +14,15 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 from transformers.utils import ModelOutput, can_return_tuple
 
-from .configuration_utils import ClusteringConfig, JointEmbeddingConfig, SSLConfig
+from .configuration_utils import ClusteringConfig, JointEmbeddingConfig, MaskedPatchConfig, SSLConfig
 from .distributed import check_batch_for_batchnorm
 from .lifecycle import FeatureTable, ParameterRule, Progress
-from .modeling_outputs import ClusterOutput, ProjectionOutput, SSLLossOutput
+from .modeling_outputs import ClusterOutput, ProjectionOutput, ReconstructionOutput, SSLLossOutput
 from .modules.backbones import backbone_hidden_size, build_backbone, run_backbone
 from .modules.clustering import check_clusters, cluster_weights, describe_clusters
 from .modules.heads import ClassifierHead
-from .modules.losses import normalize, weighted_cross_entropy
+from .modules.losses import normalize, to_float32, weighted_cross_entropy
+from .modules.masking import aligned_patch_mask, blockwise_patch_mask, check_mask_shape, draw_patches, pixel_mask
 from .modules.memories import ClusterMemory, Queue
 
 MODES = ("tensor", "loss", "predict")
@@ -147,8 +148,14 @@ class SSLModel(SSLPreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module):
-        """Necks and heads start as torch initialises them; the base class would draw them from N(0, 0.02)."""
-        if isinstance(module, nn.Linear | nn.Conv2d):
+        """Necks and heads start as torch initialises them; the base class would draw them from N(0, 0.02).
+
+        A linear layer with a `weight_std` of its own starts from N(0, `weight_std`^2), without a bias.
+        """
+        if hasattr(module, "weight_std"):
+            init.normal_(module.weight, std=module.weight_std)
+            init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear | nn.Conv2d):
             init.kaiming_uniform_(module.weight, a=math.sqrt(5))
             if module.bias is not None:
                 bound = 1 / math.sqrt(module.weight[0].numel())
@@ -246,6 +253,56 @@ class SSLModel(SSLPreTrainedModel):
 
     def end_step(self, progress: Progress) -> None:
         """Called after every optimizer step, which `progress.step` counts already."""
+
+
+class MaskedPatchModel(SSLModel):
+    """Base of the algorithms that reconstruct masked patches of an image; `config` says how masks are drawn."""
+
+    config: MaskedPatchConfig
+
+    def grid_size(self, pixel_values: torch.Tensor) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        self.check_pixel_values(pixel_values)
+        (height, width), patch_size = pixel_values.shape[-2:], self.config.patch_size
+        if height % patch_size != 0 or width % patch_size != 0:
+            raise ValueError(
+                f"height and width of the images must be multiples of the patch size {patch_size}; got {height} x {width}"
+            )
+        return height // patch_size, width // patch_size
+
+    def patch_mask(self, pixel_values: torch.Tensor, bool_masked_pos: torch.Tensor | None) -> torch.Tensor:
+        """The mask `(batch_size, num_patches)` that is given, or one that is drawn."""
+        config, (rows, columns) = self.config, self.grid_size(pixel_values)
+        batch_size, num_patches = len(pixel_values), rows * columns
+        if bool_masked_pos is not None:
+            check_mask_shape(bool_masked_pos, batch_size, num_patches)
+            return bool_masked_pos.bool()
+        num_masked, device = config.num_masked_patches(num_patches), pixel_values.device
+        if config.mask_kind == "aligned":
+            if rows % config.mask_unit != 0 or columns % config.mask_unit != 0:
+                raise ValueError(
+                    f"height and width of the images must be multiples of mask_cell_size {config.mask_cell_size}; got "
+                    f"{pixel_values.shape[-2]} x {pixel_values.shape[-1]}"
+                )
+            return aligned_patch_mask(batch_size, rows, columns, num_masked, device, config.mask_unit)
+        if config.mask_kind == "blockwise":
+            return blockwise_patch_mask(batch_size, rows, columns, num_masked, device)
+        return draw_patches(batch_size, num_patches, num_masked, device)
+
+    def reconstruction_output(
+        self, pixel_values: torch.Tensor, prediction: torch.Tensor, mask: torch.Tensor
+    ) -> ReconstructionOutput:
+        """What `mode="predict"` returns, of normalised pixels `(B, C, H, W)` and a mask of patches."""
+        pixel_values, prediction = to_float32(pixel_values), to_float32(prediction)
+        mean = pixel_values.new_tensor(self.config.image_mean)[:, None, None]
+        std = pixel_values.new_tensor(self.config.image_std)[:, None, None]
+        image = pixel_values * std + mean
+        masked_pixels = pixel_mask(mask, self.grid_size(pixel_values), self.config.patch_size)
+        return ReconstructionOutput(
+            reconstruction=prediction * std + mean,
+            masked_image=image.masked_fill(masked_pixels, 0.5),
+            mask=mask,
+        )
 
 
 class JointEmbeddingModel(SSLModel):
@@ -347,9 +404,6 @@ class ClusteringModel(SSLModel):
         super()._init_weights(module)
         if isinstance(module, ClusterMemory):
             module.init_buffers()
-        elif module is self.head.classifier:
-            init.normal_(module.weight, std=0.01)
-            init.zeros_(module.bias)
 
     def project(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """What is classified `(B, D)`."""
@@ -359,9 +413,10 @@ class ClusteringModel(SSLModel):
         """The unit vectors `(B, dim)` that are clustered, of what is classified."""
         raise NotImplementedError
 
-    def classify(self, projections: torch.Tensor, indices: torch.Tensor | None) -> SSLLossOutput:
+    def classify(self, projections: torch.Tensor, indices: torch.Tensor) -> SSLLossOutput:
         """The loss of classifying the images in these rows of the dataset into their clusters."""
-        labels = self.memory.labels_of(indices)
+        self.memory.check_indices(indices, len(projections))
+        labels = self.memory.labels[indices]
         logits = self.head(projections)
         loss = weighted_cross_entropy(logits, labels, self.memory.class_weights, self.config.weighted_mean)
         losses = describe_clusters(self.memory.labels, self.config.num_clusters)
@@ -389,7 +444,7 @@ class ClusteringModel(SSLModel):
                 "load the dataset without streaming, or take an algorithm that needs no bank, such as SwAV"
             )
         check_clusters(num_samples, self.config.num_clusters, self.min_cluster_size)
-        self.memory.resize(num_samples)
+        self.memory.start(num_samples)
 
     def update_class_weights(self) -> None:
         self.memory.class_weights.copy_(cluster_weights(self.memory.sizes(), self.config.class_weight_power))
@@ -398,7 +453,7 @@ class ClusteringModel(SSLModel):
     def redraw_head(self) -> None:
         """Draws the classifier anew, alike on every process; `_init_weights` leaves alone what was loaded."""
         linear = self.head.classifier
-        linear.weight.copy_(0.01 * torch.randn(linear.weight.shape))
+        linear.weight.copy_(linear.weight_std * torch.randn(linear.weight.shape))
         linear.bias.zero_()
         self.redrawn_parameters = tuple(linear.parameters())
 

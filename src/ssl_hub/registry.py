@@ -12,8 +12,12 @@ ALGORITHMS = {
     "mae": "MAE",
     "moco": "MoCo",
     "mocov3": "MoCoV3",
+    "npid": "NPID",
     "odc": "ODC",
+    "relativeloc": "RelativeLoc",
+    "rotationpred": "RotationPred",
     "simclr": "SimCLR",
+    "simmim": "SimMIM",
     "simsiam": "SimSiam",
     "swav": "SwAV",
 }

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoImageProcessor, AutoModel, ViTModel
+from transformers import AutoImageProcessor, AutoModel, ViTConfig, ViTModel
 
-from ssl_hub import MAEConfig, MAEModel
+from ssl_hub import MAEConfig, MAEModel, SimMIMConfig, SimMIMModel
 from ssl_hub.conversion import facebook, mmselfsup
 from ssl_hub.conversion.sources import SOURCES, load_foreign_checkpoint
 from ssl_hub.conversion.state_dicts import load_strictly, read_checkpoint
@@ -184,7 +184,9 @@ def test_the_wrong_source_is_refused(tmp_path):
     torch.save({"model": under_foreign_names(tiny_mae(0), FACEBOOK_NAMES)}, tmp_path / "checkpoint.pth")
     with pytest.raises(ValueError, match="no checkpoint of mmselfsup: it has neither 'state_dict' nor tensors"):
         load_foreign_checkpoint(tiny_mae(1), tmp_path / "checkpoint.pth", "mmselfsup")
-    with pytest.raises(ValueError, match="no conversion from 'timm'; there is one from mmselfsup, facebook"):
+    with pytest.raises(
+        ValueError, match="no conversion from 'timm'; there is one from mmselfsup, facebook, microsoft, transformers"
+    ):
         load_foreign_checkpoint(tiny_mae(1), tmp_path / "checkpoint.pth", "timm")
 
 
@@ -245,10 +247,59 @@ def test_what_a_source_keeps_elsewhere(tmp_path):
     assert torch.equal(model.head.prototypes.weight, state_dict["head.loss.prototypes.weight"])
 
 
+def test_the_memory_of_npid_comes_with_its_size(tmp_path):
+    case = REPOSITORY / "tests/fixtures/reference/npid_a"
+    state_dict = {key[6:]: t for key, t in load_file(f"{case}.safetensors").items() if key.startswith("state/")}
+    torch.save({"state_dict": state_dict}, tmp_path / "npid.pth")
+    config = mmselfsup.convert_config(json.loads(case.with_suffix(".json").read_text())["mmselfsup_config"])
+    config.memory_size = 0  # as a recipe has it
+    model = AutoModel.from_config(config)
+    load_foreign_checkpoint(model, tmp_path / "npid.pth", "mmselfsup")
+    assert torch.equal(model.memory.features, state_dict["memory_bank.feature_bank"])
+    assert model.config.memory_size == 80
+
+
 def test_official_names_are_all_known():
     """A name that no rule knows keeps its name, and the strict loading then refuses it."""
     converted = facebook.convert_state_dict("mae", under_foreign_names(tiny_mae(0), FACEBOOK_NAMES))
     assert set(converted) == set(tiny_mae(0).state_dict())
+
+
+def test_simmim_of_its_authors(tmp_path):
+    """The names that spec and source give them; no released file was at hand."""
+    names = {
+        ".attention.relative_position_bias.": ".attn.",
+        ".attention.o_proj.": ".attn.proj.",
+        ".attention.": ".attn.",
+        ".layernorm_before.": ".norm1.",
+        ".layernorm_after.": ".norm2.",
+        "backbone.embeddings.patch_embeddings.projection.": "encoder.patch_embed.proj.",
+        "backbone.embeddings.norm.": "encoder.patch_embed.norm.",
+        "backbone.embeddings.mask_token": "encoder.mask_token",
+        "backbone.encoder.": "encoder.",
+        "backbone.layernorm.": "encoder.norm.",
+        "neck.predict_pixels.": "decoder.0.",
+    }
+    swin = {"image_size": 16, "patch_size": 2, "embed_dim": 8, "depths": [2, 2], "num_heads": [1, 2], "window_size": 4}
+    expected, model = (SimMIMModel(SimMIMConfig(backbone_config=swin, mask_cell_size=4)).eval() for _ in range(2))
+    state_dict = under_foreign_names(expected, names)
+    assert "encoder.layers.0.blocks.1.attn.qkv.weight" in state_dict
+    state_dict["encoder.layers.0.blocks.1.attn.relative_position_index"] = torch.zeros(16, 16, dtype=torch.long)
+    state_dict["encoder.layers.0.blocks.1.attn_mask"] = torch.zeros(4, 16, 16)
+    torch.save({"model": state_dict}, tmp_path / "simmim.pth")
+    load_foreign_checkpoint(model, tmp_path / "simmim.pth", "microsoft")
+    images, mask = torch.randn(2, 3, 16, 16), torch.arange(64).expand(2, -1) % 3 > 0
+    ours, theirs = (m(images, mode="predict", bool_masked_pos=mask).reconstruction for m in (model, expected))
+    assert torch.equal(ours, theirs)
+
+
+def test_transformers_model_that_does_not_fit(tmp_path):
+    ViTModel(ViTConfig(**VIT)).save_pretrained(tmp_path)
+    model = SimMIMModel(SimMIMConfig(backbone_config={"model_type": "vit", **VIT}, mask_cell_size=4))
+    with pytest.raises(ValueError, match=r"lacks decoder\.0\.bias, .* of a ViTForMaskedImageModeling"):
+        load_foreign_checkpoint(model, tmp_path, "transformers")
+    with pytest.raises(OSError, match="nothing"):
+        load_foreign_checkpoint(model, tmp_path / "nothing", "transformers")
 
 
 def test_convert_checkpoint_example(tmp_path, monkeypatch, capsys):

@@ -85,7 +85,7 @@ def test_the_snippet_of_a_custom_backbone_imports_what_registers_it():
     text = build(backbone_config=CustomBackboneConfig()).text
     block = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[1]
     compile(block, "card", "exec")
-    assert block.startswith("import ssl_hub") and 'subfolder="backbone"' in block
+    assert block.startswith(f"import {__name__}") and 'subfolder="backbone"' in block
     assert "needs no `ssl_hub`" not in text and "`custom_vit`" in text
     assert "needs no `ssl_hub`" in build().text
 

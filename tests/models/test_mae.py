@@ -5,6 +5,7 @@ from transformers import AutoModel, ViTForImageClassification, ViTModel
 
 from ssl_hub import MAEConfig, MAEForImageClassification, MAEModel
 from ssl_hub.modules.masking import patchify
+from ssl_hub.modules.position_embeddings import resize_position_table
 
 TINY = {
     "backbone_config": {
@@ -38,7 +39,8 @@ class TestMAE(SSLModelTests):
 
     def test_defaults_are_the_paper(self):
         config = MAEConfig()
-        assert (config.mask_ratio, config.norm_pix_loss, config.num_patches) == (0.75, True, 196)
+        assert (config.mask_kind, config.mask_ratio, config.norm_pix_loss) == ("random", 0.75, True)
+        assert config.num_masked_patches(196) == 147
         assert (config.backbone_config.hidden_size, config.backbone_config.layer_norm_eps) == (768, 1e-6)
         with torch.device("meta"):
             num_parameters = sum(p.numel() for p in MAEModel(config).parameters())
@@ -106,6 +108,36 @@ class TestMAE(SSLModelTests):
         share = torch.stack([model(self.one_view(), mode="predict").mask for _ in range(100)]).float().mean(dim=(0, 1))
         assert (share - 10 / 16).abs().max() < 0.08  # every patch equally often
 
+    @pytest.mark.parametrize(("kind", "cell_size"), [("random", 32), ("aligned", 8), ("blockwise", 32)])
+    def test_kinds_of_masks(self, kind, cell_size):
+        model = self.model(mask_kind=kind, mask_cell_size=cell_size, mask_ratio=0.5)
+        outputs = model(self.one_view(), mode="predict")
+        assert (outputs.mask.sum(dim=1) == 8).all() and len(outputs.mask.unique(dim=0)) > 1
+        model(self.one_view(), mode="loss").loss.backward()
+        if kind == "aligned":
+            cells = outputs.mask.view(8, 2, 2, 2, 2).transpose(2, 3).flatten(3)
+            assert (cells.all(dim=3) == cells.any(dim=3)).all()
+
+    def test_trains_on_at_another_size(self, tmp_path):
+        """The positions of encoder and decoder are interpolated."""
+        self.model().save_pretrained(tmp_path)
+        model = AutoModel.from_pretrained(tmp_path, image_size=24)
+        assert (model.config.image_size, model.config.backbone_config.image_size) == (24, 16)
+        images = torch.randn(2, 3, 24, 24)
+        model(images, mode="loss").loss.backward()
+        outputs = model(images, mode="predict")
+        assert outputs.reconstruction.shape == (2, 3, 24, 24) and outputs.mask.sum(dim=1).tolist() == [27, 27]
+        table = resize_position_table(model.neck.position_embeddings, (6, 6))
+        assert table.shape == (1, 37, 16) and torch.equal(table[:, 0], model.neck.position_embeddings[:, 0])
+        encoder = model.backbone.embeddings
+        assert torch.equal(
+            resize_position_table(encoder.position_embeddings, (6, 8)),
+            encoder.interpolate_pos_encoding(torch.zeros(1, 49, 32), 24, 32),
+        )
+        model.save_pretrained(tmp_path / "again")
+        assert AutoModel.from_pretrained(tmp_path / "again").config.image_size == 24
+        assert model(torch.randn(2, 3, 16, 32), mode="predict").reconstruction.shape == (2, 3, 16, 32)
+
     def test_prediction_is_in_pixels(self):
         """A model that predicts its normalised target exactly reconstructs the image."""
         for norm_pix_loss in (True, False):
@@ -166,7 +198,7 @@ class TestMAE(SSLModelTests):
     def test_configurations_that_cannot_work(self):
         with pytest.raises(ValueError, match=r"the patch size divides.* got 18 and 4"):
             MAEConfig(backbone_config={"image_size": 18, "patch_size": 4})
-        with pytest.raises(ValueError, match=r"must be a ViT .* got 'resnet'"):
+        with pytest.raises(ValueError, match=r"MAE masks patches.* must be 'vit'; got 'resnet'"):
             MAEConfig(backbone_config={"model_type": "resnet"})
         with pytest.raises(ValueError, match="decoder_num_attention_heads; got 512 and 7"):
             MAEConfig(decoder_num_attention_heads=7)
@@ -181,5 +213,5 @@ class TestMAE(SSLModelTests):
         uneven[0, :8] = uneven[1, :9] = True
         with pytest.raises(ValueError, match=r"same number of patches .* got \[8, 9\]"):
             model(images, mode="loss", bool_masked_pos=uneven)
-        with pytest.raises(ValueError, match=r"16 x 16 pixels.* got 24 x 24"):
-            model(torch.zeros(2, 3, 24, 24), mode="loss")
+        with pytest.raises(ValueError, match=r"multiples of the patch size 4; got 18 x 16"):
+            model(torch.zeros(2, 3, 18, 16), mode="loss")

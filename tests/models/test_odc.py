@@ -65,13 +65,13 @@ class TestODC(ClusteringTests):
         assert torch.equal(memory.features, before["features"])
 
     def test_of_an_image_that_comes_twice_the_last_one_counts(self):
-        memories = [OnlineClusterMemory(3, 4) for _ in range(2)]
+        memories = [OnlineClusterMemory(3, 4, momentum=0.5) for _ in range(2)]
         rows = torch.randn(5, 4)
         for memory in memories:
-            memory.resize(6)
+            memory.start(6)
             memory.centroids.copy_(torch.eye(3, 4))
-        memories[0].update(torch.tensor([2, 1, 2, 4, 2]), rows, 0.5)
-        memories[1].update(torch.tensor([1, 4, 2]), rows[[1, 3, 4]], 0.5)
+        memories[0].update(torch.tensor([2, 1, 2, 4, 2]), rows)
+        memories[1].update(torch.tensor([1, 4, 2]), rows[[1, 3, 4]])
         assert torch.equal(memories[0].features, memories[1].features)
         assert torch.equal(memories[0].labels, memories[1].labels)
 
@@ -105,7 +105,7 @@ class TestODC(ClusteringTests):
     def test_more_values_that_cannot_work(self):
         with pytest.raises(ValueError, match=r"dropout must lie in \[0, 1\), got 1.0"):
             self.config(dropout=1.0)
-        with pytest.raises(ValueError, match=r"bank_momentum must lie in \(0, 1\], got 0.0"):
-            self.config(bank_momentum=0.0)
+        with pytest.raises(ValueError, match=r"memory_momentum must lie in \(0, 1\], got 0.0"):
+            self.config(memory_momentum=0.0)
         with pytest.raises(ValueError, match="12 clusters .* 3 images each need 36 .* has 35: set num_clusters to 11"):
             self.model_class(self.config(num_clusters=12)).begin_run(35)

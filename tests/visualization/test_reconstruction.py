@@ -31,6 +31,13 @@ def test_with_a_mask_the_visible_patches_are_the_original(tmp_path):
     assert pasted == pytest.approx(whole / 4, rel=0.1)
 
 
+def test_with_the_prediction(tmp_path):
+    mask = torch.zeros(8, 16, dtype=torch.bool)
+    plot_reconstruction(RED, GREEN, BLUE, tmp_path / "four.png", mask, with_prediction=True)
+    red, green, blue = (count_pixels(tmp_path / "four.png", color) for color in ((255, 0, 0), (0, 255, 0), (0, 0, 255)))
+    assert green == blue and red == pytest.approx(2 * green, rel=0.1)  # without a masked patch the last row is red
+
+
 def test_mask_of_pixels():
     mask = torch.tensor([[True, False, False, False, False, True]])
     pixels = module._mask_of_pixels(mask, torch.zeros(1, 3, 4, 6))[0, 0]

@@ -12,8 +12,12 @@ from ..models.densecl.configuration_densecl import DenseCLConfig
 from ..models.mae.configuration_mae import MAEConfig
 from ..models.moco.configuration_moco import MoCoConfig
 from ..models.mocov3.configuration_mocov3 import MoCoV3Config
+from ..models.npid.configuration_npid import NPIDConfig
 from ..models.odc.configuration_odc import ODCConfig
+from ..models.relativeloc.configuration_relativeloc import RelativeLocConfig
+from ..models.rotationpred.configuration_rotationpred import RotationPredConfig
 from ..models.simclr.configuration_simclr import SimCLRConfig
+from ..models.simmim.configuration_simmim import SimMIMConfig
 from ..models.simsiam.configuration_simsiam import SimSiamConfig
 from ..models.swav.configuration_swav import SwAVConfig
 from .state_dicts import RESNET_RULES, rename_keys, turn_queues
@@ -33,6 +37,22 @@ VIT_RULES = [
     (r"\bbackbone\.patch_embed\.", "backbone.embeddings.patch_embeddings."),
     (r"\bbackbone\.ln1\.", "backbone.layernorm."),
     *VIT_LAYER_RULES,
+]
+
+SWIN_RULES = [
+    (r"^backbone\.mask_token$", "backbone.embeddings.mask_token"),
+    (r"^backbone\.absolute_pos_embed$", "backbone.embeddings.position_embeddings"),
+    (r"^backbone\.patch_embed\.projection\.", "backbone.embeddings.patch_embeddings.projection."),
+    (r"^backbone\.patch_embed\.norm\.", "backbone.embeddings.norm."),
+    (r"^backbone\.norm\d\.", "backbone.layernorm."),
+    (r"^backbone\.stages\.", "backbone.encoder.layers."),
+    (r"\.norm1\.", ".layernorm_before."),
+    (r"\.norm2\.", ".layernorm_after."),
+    (r"\.attn\.w_msa\.relative_", ".attention.relative_position_bias.relative_"),
+    (r"\.attn\.w_msa\.qkv\.", ".attention.qkv."),
+    (r"\.attn\.w_msa\.proj\.", ".attention.o_proj."),
+    (r"\.ffn\.layers\.0\.0\.", ".mlp.fc1."),
+    (r"\.ffn\.layers\.1\.", ".mlp.fc2."),
 ]
 
 TEACHER_RULES = [
@@ -68,7 +88,15 @@ RULES = {
     ],
     "MoCoV3": [*TEACHER_RULES, *VIT_RULES, *RESNET_RULES],
     "ODC": [*CLUSTER_RULES, *RESNET_RULES],
+    "NPID": [
+        (r"^memory_bank\.feature_bank$", "memory.features"),
+        (r"^neck\.fc\.", "neck."),
+        *RESNET_RULES,
+    ],
+    "RelativeLoc": [(r"^head\.fc_cls\.", "head.classifier."), *RESNET_RULES],
+    "RotationPred": [(r"^head\.fc_cls\.", "head.classifier."), *RESNET_RULES],
     "SimCLR": RESNET_RULES,
+    "SimMIM": [(r"^neck\.decoder\.0\.", "neck.predict_pixels."), *SWIN_RULES, *VIT_RULES],
     "SimSiam": RESNET_RULES,
     "SwAV": [(r"^head\.loss\.prototypes\.", "head.prototypes."), *RESNET_RULES],
     "MAE": [
@@ -81,9 +109,14 @@ RULES = {
     ],
 }
 
-# What has no place in ours, by algorithm: SwAV's BatchNorm is there under two names, the biases of the Sobel filter are
-# zero. A teacher's count of updates is a matter of the trainer.
-DROPPED = {"SwAV": r"neck\.bn\..*", "DeepCluster": r"backbone\.sobel_layer\.sobel\.\d\.bias"}
+# What has no place in ours, by algorithm: SwAV's BatchNorm is there under two names, NPID's sampler draws all alike, the
+# biases of DeepCluster's Sobel filter are zero. A teacher's count of updates is a matter of the trainer, the index of a
+# Swin's window positions one of its size.
+DROPPED = {
+    "DeepCluster": r"backbone\.sobel_layer\.sobel\.\d\.bias",
+    "NPID": r"memory_bank\.multinomial\..*",
+    "SwAV": r"neck\.bn\..*",
+}
 
 # mmcls' ResNet: the kind of its blocks, and their numbers
 RESNET_DEPTHS = {
@@ -129,9 +162,23 @@ NECK_OPTIONS = {
         "vit_backbone": False,
         "norm_cfg": {"type": "SyncBN"},
     },
+    "RelativeLocNeck": {"with_avg_pool": True, "norm_cfg": {"type": "BN1d"}},
     "SwAVNeck": {"with_avg_pool": True, "with_l2norm": True, "norm_cfg": {"type": "SyncBN"}},
 }
 BATCHNORM = {"eps": 1e-5, "momentum": 0.1, "affine": True, "track_running_stats": True, "requires_grad": True}
+
+
+# mmcls' Swin: embed_dims, depths, num_heads
+SWIN_ARCHS = {
+    "t": (96, [2, 2, 6, 2], [3, 6, 12, 24]),
+    "tiny": (96, [2, 2, 6, 2], [3, 6, 12, 24]),
+    "s": (96, [2, 2, 18, 2], [3, 6, 12, 24]),
+    "small": (96, [2, 2, 18, 2], [3, 6, 12, 24]),
+    "b": (128, [2, 2, 18, 2], [4, 8, 16, 32]),
+    "base": (128, [2, 2, 18, 2], [4, 8, 16, 32]),
+    "l": (192, [2, 2, 18, 2], [6, 12, 24, 48]),
+    "large": (192, [2, 2, 18, 2], [6, 12, 24, 48]),
+}
 
 
 def convert_state_dict(algorithm: str, state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -142,9 +189,22 @@ def convert_state_dict(algorithm: str, state_dict: dict[str, torch.Tensor]) -> d
     """
     if algorithm not in RULES:
         raise ValueError(f"no conversion of MMSelfSup's {algorithm!r}; there is one for {', '.join(RULES)}")
-    dropped = DROPPED.get(algorithm, r".*\.steps")
+    dropped = DROPPED.get(algorithm, r".*\.(steps|relative_position_index)")
     kept = {key: tensor for key, tensor in state_dict.items() if not re.fullmatch(dropped, key)}
-    return turn_queues(rename_keys(kept, RULES[algorithm]))
+    return _reorder_patch_merging(turn_queues(rename_keys(kept, RULES[algorithm])))
+
+
+def _reorder_patch_merging(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Where a Swin joins 2 x 2 patches, mmcls has the four values of a channel side by side, row by row; the authors
+    and transformers have the channels of a patch side by side, and the patches column by column."""
+
+    def reorder(tensor):
+        return tensor.unflatten(-1, (-1, 4)).transpose(-1, -2)[..., [0, 2, 1, 3], :].flatten(-2)
+
+    return {
+        key: reorder(tensor) if re.search(r"\.downsample\.(norm|reduction)\.", key) else tensor
+        for key, tensor in state_dict.items()
+    }
 
 
 def convert_config(config: dict) -> SSLConfig:
@@ -174,6 +234,28 @@ def _vit_fields(backbone: dict) -> dict:
         "num_channels": backbone.get("in_channels", 3),
         "qkv_bias": backbone.get("qkv_bias", True),
         "layer_norm_eps": 1e-6,
+    }
+
+
+def _swin_fields(backbone: dict) -> dict:
+    arch = backbone.get("arch", "tiny")
+    if isinstance(arch, str):
+        width, depths, heads = SWIN_ARCHS[arch]
+    else:
+        width, depths, heads = arch["embed_dims"], arch["depths"], arch["num_heads"]
+    blocks = backbone.get("stage_cfgs", {}).get("block_cfgs", {})
+    return {
+        "model_type": "swin",
+        "embed_dim": width,
+        "depths": depths,
+        "num_heads": heads,
+        "image_size": backbone.get("img_size", 224),
+        "patch_size": backbone.get("patch_size", 4),
+        "num_channels": backbone.get("in_channels", 3),
+        "window_size": blocks.get("window_size", backbone.get("window_size", 7)),
+        "qkv_bias": blocks.get("attn_cfgs", {}).get("qkv_bias", True),
+        "drop_path_rate": backbone.get("drop_path_rate", 0.1),
+        "use_absolute_embeddings": backbone.get("use_abs_pos_embed", False),
     }
 
 
@@ -282,7 +364,7 @@ def _odc_config(config: dict) -> ODCConfig:
         backbone_config=_resnet_fields(config["backbone"]),
         projection_hidden_size=neck["hid_channels"],
         projection_size=neck["out_channels"],
-        bank_momentum=memory.get("momentum", 0.5),
+        memory_momentum=memory.get("momentum", 0.5),
         min_cluster_size=memory.get("min_cluster", 20),
         **_cluster_fields(config),
     )
@@ -324,9 +406,47 @@ def _mocov3_config(config: dict) -> MoCoV3Config:
     )
 
 
+def _npid_config(config: dict) -> NPIDConfig:
+    memory = config["memory_bank"]
+    return NPIDConfig(
+        backbone_config=_resnet_fields(config["backbone"]),
+        projection_size=_neck_options(config["neck"], "LinearNeck")["out_channels"],
+        num_negatives=config.get("neg_num", 65536),
+        ensure_negatives=config.get("ensure_neg", False),
+        memory_momentum=memory["momentum"],
+        memory_size=memory["length"],
+        temperature=config["head"].get("temperature", 0.1),
+        **_normalisation(config),
+    )
+
+
+def _relativeloc_config(config: dict) -> RelativeLocConfig:
+    return RelativeLocConfig(
+        backbone_config=_resnet_fields(config["backbone"]),
+        projection_size=_neck_options(config["neck"], "RelativeLocNeck")["out_channels"],
+        **_normalisation(config),
+    )
+
+
+def _rotationpred_config(config: dict) -> RotationPredConfig:
+    return RotationPredConfig(backbone_config=_resnet_fields(config["backbone"]), **_normalisation(config))
+
+
 def _simclr_config(config: dict) -> SimCLRConfig:
     return SimCLRConfig(
         temperature=config["head"].get("temperature", 0.1), **_joint_embedding_fields(config, "NonLinearNeck")
+    )
+
+
+def _simmim_config(config: dict) -> SimMIMConfig:
+    fields = _swin_fields(config["backbone"])
+    image_size = fields["image_size"]
+    return SimMIMConfig(
+        backbone_config=fields,
+        # a matter of the data there: the published one, where it fits
+        mask_cell_size=32 if image_size > 32 and image_size % 32 == 0 else fields["patch_size"],
+        pad_small_maps=config["backbone"].get("pad_small_map", False),
+        **_normalisation(config),
     )
 
 
@@ -384,8 +504,12 @@ CONFIG_CONVERTERS = {
     "MAE": _mae_config,
     "MoCo": _moco_config,
     "MoCoV3": _mocov3_config,
+    "NPID": _npid_config,
     "ODC": _odc_config,
+    "RelativeLoc": _relativeloc_config,
+    "RotationPred": _rotationpred_config,
     "SimCLR": _simclr_config,
+    "SimMIM": _simmim_config,
     "SimSiam": _simsiam_config,
     "SwAV": _swav_config,
 }

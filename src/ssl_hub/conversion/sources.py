@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from ..modeling_utils import SSLModel
-from . import facebook, mmselfsup
+from . import facebook, masked_image_modeling, microsoft, mmselfsup
 from .state_dicts import load_strictly, read_checkpoint
 
 # source: (under which of these keys a file has its state dict, the conversion by model_type)
@@ -21,6 +21,18 @@ SOURCES = {
         ("model", "state_dict"),
         {model_type: partial(facebook.convert_state_dict, model_type) for model_type in facebook.RULES},
     ),
+    "microsoft": (
+        ("model",),
+        {model_type: partial(microsoft.convert_state_dict, model_type) for model_type in microsoft.RULES},
+    ),
+    # a folder or a name on the Hub instead of a file
+    "transformers": (
+        (),
+        {
+            model_type: partial(masked_image_modeling.convert_state_dict, model_type)
+            for model_type in masked_image_modeling.RULES
+        },
+    ),
 }
 # What no source keeps in its checkpoint, by model_type.
 KEPT_ELSEWHERE = {"swav": ("memory.",), "deepcluster": ("memory.",)}
@@ -31,13 +43,14 @@ def load_foreign_checkpoint(model: SSLModel, path: str | Path, source: str, new:
 
     Args:
         model: of the same architecture as the checkpoint.
-        path: a `.safetensors` or `.pth` file: the state dict, alone or as its code base wraps it.
+        path: a `.safetensors` or `.pth` file: the state dict, alone or as its code base wraps it. A folder or a name on
+            the Hub for the source `"transformers"`.
         source: a key of `SOURCES`.
         new: prefixes of what the checkpoint may lack and the model then keeps as it was initialised; a teacher becomes
             a copy of the student.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        OSError: there is no such file, folder or model.
         ValueError: the source or the algorithm is unknown, the file cannot be read safely, or a tensor has no place, no
             counterpart or another shape.
     """
@@ -47,7 +60,7 @@ def load_foreign_checkpoint(model: SSLModel, path: str | Path, source: str, new:
     model_type = model.config.model_type
     if model_type not in conversions:
         raise ValueError(f"no conversion of {model_type!r} from {source}; there is one of {', '.join(conversions)}")
-    checkpoint = read_checkpoint(path)
+    checkpoint = masked_image_modeling.read_model(path) if source == "transformers" else read_checkpoint(path)
     state_dict = next((checkpoint[key] for key in keys if key in checkpoint), checkpoint)
     no_tensors = [name for name, value in state_dict.items() if not isinstance(value, torch.Tensor)]
     if no_tensors:
@@ -56,6 +69,8 @@ def load_foreign_checkpoint(model: SSLModel, path: str | Path, source: str, new:
             f"its keys are {', '.join(map(str, checkpoint))}"
         )
     converted = conversions[model_type](state_dict)
+    if "memory.features" in converted:  # a row an image of the dataset that the checkpoint was trained on
+        model.begin_run(len(converted["memory.features"]))
     load_strictly(model, converted, (*new, *KEPT_ELSEWHERE.get(model_type, ())))
     if hasattr(model, "teacher") and not any(key.startswith("teacher.") for key in converted):
         model.teacher.follow(model, momentum=0.0)

@@ -57,6 +57,12 @@ def queue_contrast(query: torch.Tensor, key: torch.Tensor, queue: torch.Tensor, 
 
 
 @in_float32
+def classification_loss(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The cross entropy of logits `(N, C)` with labels `(N,)`, and the accuracy, which has no gradient."""
+    return F.cross_entropy(logits, labels), (logits.argmax(dim=1) == labels).to(logits.dtype).mean()
+
+
+@in_float32
 def cosine_loss(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """The negative mean cosine similarity of rows; no gradient goes into the target."""
     return -(F.normalize(prediction, dim=1) * F.normalize(target.detach(), dim=1)).sum(dim=1).mean()
@@ -80,3 +86,20 @@ def weighted_cross_entropy(
     if not weighted_mean:
         return losses.mean()
     return losses.sum() * num_processes() / sum_(weights.sum()).clamp(min=1e-30)
+
+
+def reconstruction_loss(
+    prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None = None, *, power: int, eps: float = 0.0
+) -> torch.Tensor:
+    """The mean absolute (`power` 1) or squared (2) error, of what a mask selects if there is one.
+
+    Args:
+        prediction, target: patches `(B, L, D)`, or images `(B, C, H, W)`.
+        mask: `(B, L, 1)`, or `(B, 1, H, W)`; 1 (or `True`) where an error counts.
+        eps: added to the sum of the mask, which may then be empty.
+    """
+    error = (prediction - target).abs() if power == 1 else (prediction - target).square()
+    if mask is None:
+        return error.mean()
+    errors_per_entry = error.numel() // mask.numel()
+    return (error * mask).sum() / (mask.sum() + eps) / errors_per_entry

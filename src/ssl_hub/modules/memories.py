@@ -1,5 +1,7 @@
 """What an algorithm remembers of earlier batches. Saved with the model, and the same on every process."""
 
+from typing import ClassVar
+
 import torch
 from torch import nn
 from transformers import initialization as init
@@ -41,12 +43,103 @@ class Queue(nn.Module):
         self.pointer.copy_((self.pointer + batch_size) % size)
 
 
-class ClusterMemory(nn.Module):
+class SampleMemory(nn.Module):
+    """Base of the memories with a row for every image of a dataset: what they check, and how they are written.
+
+    A subclass names the buffer whose rows are the images; it has none, or is None, until a run says how many there are.
+    """
+
+    sample_buffer: ClassVar[str]
+
+    def check_indices(self, indices: torch.Tensor, batch_size: int) -> None:
+        """Raises `ValueError` unless `indices` `(B,)` are rows of the memory, one for each image of the batch."""
+        rows = self.get_buffer(self.sample_buffer)
+        num_samples = 0 if rows is None else len(rows)
+        if num_samples == 0:
+            raise ValueError(
+                "the memory has no rows yet: call model.begin_run(num_samples), with the number of images of the "
+                "dataset, before training"
+            )
+        if indices.shape != (batch_size,) or indices.is_floating_point():
+            raise ValueError(
+                f"indices must be the {batch_size} rows of the images in the dataset, whole numbers of the shape "
+                f"({batch_size},); got {indices.dtype} of the shape {tuple(indices.shape)}"
+            )
+        in_memory = ((indices >= 0) & (indices < num_samples)).all()
+        if torch.compiler.is_compiling():
+            torch._assert_async(in_memory, "indices outside the memory")
+        elif not in_memory:
+            raise ValueError(
+                f"indices must lie in [0, {num_samples}), the memory's {num_samples} images; got "
+                f"{int(indices.min())} to {int(indices.max())}. Was model.begin_run called with the size of this dataset?"
+            )
+
+    def last_of_each(self, indices: torch.Tensor) -> torch.Tensor:
+        """The position `(B,)`, for each row `(B,)`, where it is named last.
+
+        All that is written to a row has to be the same: which of several a device writes last is not defined.
+        """
+        positions = torch.arange(len(indices), device=indices.device)
+        return ((indices[:, None] == indices) * positions).amax(dim=1)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        rows = self.get_buffer(self.sample_buffer)
+        saved = state_dict.get(f"{prefix}{self.sample_buffer}")
+        if rows is not None and saved is not None and saved.shape != rows.shape:
+            *_, error_msgs = args
+            error_msgs.append(
+                f"its memory holds {describe_rows(saved)} and this run's {describe_rows(rows)}. A run resumes with the "
+                "dataset that it began with; to train on another one, start from the weights with --model_name_or_path"
+            )
+        else:
+            super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def describe_rows(rows: torch.Tensor) -> str:
+    return f"{len(rows)} images" + (f" x {rows.shape[1]} features" if rows.ndim == 2 else "")
+
+
+class InstanceMemory(SampleMemory):
+    """A unit vector for every image of a dataset, an average of its latest features (arXiv 1805.01978).
+
+    Buffer: `features` `(num_samples, dim)`, row i is image i; without a row until `start` says how many there are.
+
+    Args:
+        momentum: weight of the NEW feature in the average, in (0, 1].
+    """
+
+    sample_buffer = "features"
+
+    def __init__(self, num_samples: int, dim: int, momentum: float):
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("features", torch.zeros(num_samples, dim))
+
+    @torch.no_grad()
+    def start(self, num_samples: int) -> None:
+        """Begins anew with random unit vectors, the same on every process; none at all for 0 samples."""
+        features = self.features
+        self.features = broadcast_(normalize(features.new_empty(num_samples, features.shape[1]).normal_()))
+
+    @torch.no_grad()
+    def update(self, indices: torch.Tensor, features: torch.Tensor) -> None:
+        """Moves the rows `(B,)` of all processes towards their new features `(B, dim)`.
+
+        Of an image that is there twice, the last feature counts.
+        """
+        indices, features = gather(indices), gather(normalize(features.to(self.features.dtype)))
+        moved = normalize(self.features[indices].lerp(features, self.momentum))
+        self.features[indices] = moved[self.last_of_each(indices)]
+
+
+class ClusterMemory(SampleMemory):
     """The cluster of every image of a dataset.
 
-    Buffers: `labels` `(num_samples,)`, -1 for an image without a cluster, once `resize` has said how many there are;
+    Buffers: `labels` `(num_samples,)`, -1 for an image without a cluster, once `start` has said how many there are;
     `centroids` `(num_clusters, dim)`, zero before the first clustering; `class_weights` `(num_clusters,)` of the loss.
     """
+
+    sample_buffer = "labels"
 
     def __init__(self, num_clusters: int, dim: int):
         super().__init__()
@@ -58,7 +151,7 @@ class ClusterMemory(nn.Module):
         init.zeros_(self.centroids)
         init.constant_(self.class_weights, 1 / len(self.class_weights))
 
-    def resize(self, num_samples: int) -> None:
+    def start(self, num_samples: int) -> None:
         """Makes room for the images of a dataset; none has a cluster yet."""
         self.labels = torch.full((num_samples,), -1, device=self.centroids.device)
 
@@ -66,68 +159,37 @@ class ClusterMemory(nn.Module):
         """Members `(num_clusters,)` of each cluster."""
         return cluster_sizes(self.labels, len(self.centroids))
 
-    def labels_of(self, indices: torch.Tensor | None) -> torch.Tensor:
-        """The clusters `(B,)` of the images in these rows `(B,)` of the dataset, -1 for none."""
-        if self.labels is None:
-            raise ValueError(
-                "the images have no clusters yet: call begin_run(number of images) and begin_epoch before mode='loss', "
-                "as SSLTrainer does"
-            )
-        if indices is None:
-            raise ValueError("mode='loss' needs indices, the rows of the images in the dataset: batch['indices']")
-        in_bank = ((indices >= 0) & (indices < len(self.labels))).all()
-        if torch.compiler.is_compiling():
-            torch._assert_async(in_bank, "indices outside the bank")
-        elif not in_bank:
-            raise ValueError(
-                f"indices must be rows of the {len(self.labels)} images that begin_run was told of, from 0 to "
-                f"{len(self.labels) - 1}; got {int(indices.min())} to {int(indices.max())}"
-            )
-        return self.labels[indices]
-
-    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors):
-        saved = state_dict.get(f"{prefix}labels")
-        if saved is not None and self.labels is not None and len(saved) != len(self.labels):
-            errors.append(
-                f"its memory holds {len(saved)} images and this run's dataset has {len(self.labels)}: resume with the "
-                "dataset that it was written with, or start a new run from its weights with --model_name_or_path"
-            )
-            return
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
-
 
 class OnlineClusterMemory(ClusterMemory):
     """The feature and the cluster of every image, which every batch brings up to date (ODC, arXiv 2006.10645).
 
     Buffer besides: `features` `(num_samples, dim)`, unit vectors.
+
+    Args:
+        momentum: weight of the NEW feature in the average, in (0, 1].
     """
 
-    def __init__(self, num_clusters: int, dim: int):
+    def __init__(self, num_clusters: int, dim: int, momentum: float):
         super().__init__(num_clusters, dim)
+        self.momentum = momentum
         self.register_buffer("features", None)
 
-    def resize(self, num_samples: int) -> None:
-        super().resize(num_samples)
+    def start(self, num_samples: int) -> None:
+        super().start(num_samples)
         self.features = self.centroids.new_zeros(num_samples, self.centroids.shape[1])
 
     @torch.no_grad()
-    def update(self, indices: torch.Tensor, features: torch.Tensor, momentum: float) -> torch.Tensor:
-        """Moves the features of the images of all processes towards new ones and labels them by the nearest centroid.
+    def update(self, indices: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        """Moves the rows `(B,)` of all processes towards their new features `(B, dim)`, and labels them by the nearest
+        centroid.
 
-        Of an image that comes several times the last one counts.
-
-        Args:
-            indices: rows `(B,)`.
-            features: `(B, dim)`, not normalised.
-            momentum: the share of the new features.
+        Of an image that is there twice, the last feature counts.
 
         Returns:
             The share of the images whose cluster changes.
         """
-        indices, features = gather(indices), gather(features.to(self.features.dtype))
-        order = torch.arange(1, len(indices) + 1, device=indices.device)
-        last = ((indices[:, None] == indices) * order).argmax(dim=1)
-        moved = normalize((1 - momentum) * self.features[indices] + momentum * normalize(features))[last]
+        indices, features = gather(indices), gather(normalize(features.to(self.features.dtype)))
+        moved = normalize(self.features[indices].lerp(features, self.momentum))[self.last_of_each(indices)]
         labels = (moved @ self.centroids.T).argmax(dim=1)
         changed = labels != self.labels[indices]
         self.features[indices], self.labels[indices] = moved, labels

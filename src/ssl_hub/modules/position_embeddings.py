@@ -1,6 +1,9 @@
-"""Fixed position embeddings."""
+"""Position embeddings: fixed ones, and tables for images of another size."""
+
+import math
 
 import torch
+from torch.nn.functional import interpolate
 
 
 def sincos_position_embedding_2d(
@@ -32,3 +35,19 @@ def sincos_position_embedding_2d(
     if cls_token:
         table = torch.cat([torch.zeros(1, dim), table])
     return table[None]
+
+
+def resize_position_table(table: torch.Tensor, grid_size: tuple[int, int]) -> torch.Tensor:
+    """Interpolates a table `(1, 1 + L, D)` of a square of patches, the class token first, to another grid of patches.
+
+    Bicubic, as transformers' ViT does it.
+
+    Returns:
+        `torch.FloatTensor` of shape `(1, 1 + rows * columns, D)`.
+    """
+    side = math.isqrt(table.shape[1] - 1)
+    if grid_size == (side, side):
+        return table
+    patches = table[:, 1:].unflatten(1, (side, side)).permute(0, 3, 1, 2)
+    patches = interpolate(patches, size=grid_size, mode="bicubic", align_corners=False)
+    return torch.cat([table[:, :1], patches.flatten(2).transpose(1, 2)], dim=1)

@@ -36,6 +36,10 @@ class RunEvaluation:
         self.train_dataset, self.eval_dataset = train_dataset, eval_dataset
         self.image_processor, self.accelerator, self.args = image_processor, accelerator, args
         self.evaluators = []
+        if eval_dataset is None and args.evaluation is not None:
+            raise ValueError(
+                "--evaluation needs images to evaluate on: name them with --eval_split or --validation_dir"
+            )
         if eval_dataset is not None:
             self.evaluators = build_evaluators(
                 evaluation,

@@ -12,9 +12,14 @@ _DPI = 100
 
 
 def plot_reconstruction(
-    original: Tensor, masked_image: Tensor, reconstruction: Tensor, path: str | Path, mask: Tensor | None = None
+    original: Tensor,
+    masked_image: Tensor,
+    reconstruction: Tensor,
+    path: str | Path,
+    mask: Tensor | None = None,
+    with_prediction: bool = False,
 ) -> None:
-    """Writes a PNG with three rows, original, masked and reconstruction, and a column for each image.
+    """Writes a PNG with the rows original, masked and reconstruction, and a column for each image.
 
     Args:
         original: `(N, 3, H, W)`, pixels in [0, 1]; values outside are clipped, in all three.
@@ -23,6 +28,7 @@ def plot_reconstruction(
         path: the file to write.
         mask: `(N, num_patches)`, True where a patch was removed. When given, the visible patches of the reconstruction
             are shown as in the original: a model is not trained to predict them.
+        with_prediction: whether a row before it has all of what was predicted.
 
     Raises:
         ValueError: shapes that do not fit.
@@ -32,14 +38,18 @@ def plot_reconstruction(
     for name, images in (("masked_image", masked_image), ("reconstruction", reconstruction)):
         if images.shape != original.shape:
             raise ValueError(f"{name} has the shape {tuple(images.shape)}, the original {tuple(original.shape)}.")
+    rows = {"original": original, "masked": masked_image}
+    if with_prediction:
+        rows["prediction"] = reconstruction
     if mask is not None:
         reconstruction = torch.where(_mask_of_pixels(mask, original), reconstruction, original)
+    rows["reconstruction"] = reconstruction
 
     count, _, height, width = original.shape
     column_inches = max(1.2, width / _DPI)
-    figure = Figure(figsize=(count * column_inches, 3 * (column_inches * height / width + 0.3)), layout="constrained")
-    rows = {"original": original, "masked": masked_image, "reconstruction": reconstruction}
-    for axes, (title, images) in zip(figure.subplots(3, 1), rows.items(), strict=True):
+    size = (count * column_inches, len(rows) * (column_inches * height / width + 0.3))
+    figure = Figure(figsize=size, layout="constrained")
+    for axes, (title, images) in zip(figure.subplots(len(rows), 1), rows.items(), strict=True):
         grid = make_grid(images.detach().float().cpu().clamp(0, 1), nrow=count, padding=1, pad_value=1)
         # "antialiased" is nearest-neighbour for small images, which are enlarged, and smooth for shrunken ones.
         axes.imshow(grid.permute(1, 2, 0).numpy(), interpolation="antialiased")

@@ -5,7 +5,7 @@ from typing import ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
-from ...configuration_utils import ClusteringConfig, check_positive
+from ...configuration_utils import ClusteringConfig, check_positive, num_backbone_channels
 
 
 @strict
@@ -35,7 +35,7 @@ class DeepClusterConfig(ClusteringConfig):
             self.backbone_config = {"num_channels": 2, **self.backbone_config}
         super().__post_init__(**kwargs)
         check_positive(self, "pca_size")
-        given = getattr(self.backbone_config, "num_channels", 3)
+        given = num_backbone_channels(self.backbone_config)
         if self.sobel and given != 2:
             raise ValueError(
                 f"with sobel the backbone sees 2 channels, the gradients: set backbone_config.num_channels to 2; got {given}"
@@ -43,4 +43,4 @@ class DeepClusterConfig(ClusteringConfig):
 
     @property
     def num_channels(self) -> int:
-        return 3 if self.sobel else getattr(self.backbone_config, "num_channels", 3)
+        return 3 if self.sobel else num_backbone_channels(self.backbone_config)

@@ -93,7 +93,7 @@ class DeepClusterModel(SobelInput, ClusteringModel):
         self.memory = DeepClusterMemory(config.num_clusters, min(config.pca_size, self.hidden_size), self.hidden_size)
         self.post_init()
 
-    def loss(self, pixel_values: torch.Tensor, *, indices: torch.Tensor | None = None) -> SSLLossOutput:
+    def loss(self, pixel_values: torch.Tensor, *, indices: torch.Tensor) -> SSLLossOutput:
         """`mode="loss"`: the cross entropy of classifying images into their clusters.
 
         Args:

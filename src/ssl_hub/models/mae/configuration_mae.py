@@ -5,11 +5,11 @@ from typing import ClassVar, Literal
 from huggingface_hub.dataclasses import strict
 from transformers.models.vit.configuration_vit import ViTConfig
 
-from ...configuration_utils import SSLConfig
+from ...configuration_utils import MaskedPatchConfig
 
 
 @strict
-class MAEConfig(SSLConfig):
+class MAEConfig(MaskedPatchConfig):
     r"""Configuration of [`MAEModel`]. The defaults are the paper's ViT-B/16 on ImageNet at 224 pixels.
 
     Args:
@@ -18,8 +18,8 @@ class MAEConfig(SSLConfig):
         pooling (`"cls"` or `"mean"`, *optional*, defaults to `"mean"`):
             `pooler_output`: the mean of the patch tokens, as in the paper's fine-tuning, or the class token, as in its
             linear probing.
-        mask_ratio (`float`, *optional*, defaults to 0.75):
-            Share of the patches that are removed, in (0, 1).
+        mask_kind, mask_ratio, mask_cell_size (*optional*, default to `"random"`, 0.75 and 32):
+            The masks, see [`MaskedPatchConfig`]: three quarters of the patches, chosen uniformly.
         norm_pix_loss (`bool`, *optional*, defaults to `True`):
             Whether the target of a patch is normalised by its own mean and variance.
         decoder_hidden_size (`int`, *optional*, defaults to 512): Width of the decoder.
@@ -32,7 +32,6 @@ class MAEConfig(SSLConfig):
     paper: ClassVar[str] = "Masked Autoencoders Are Scalable Vision Learners, arXiv 2111.06377"
 
     pooling: Literal["cls", "mean"] = "mean"
-    mask_ratio: float = 0.75
     norm_pix_loss: bool = True
     decoder_hidden_size: int = 512
     decoder_num_hidden_layers: int = 8
@@ -41,27 +40,6 @@ class MAEConfig(SSLConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
-        if self.backbone_config.model_type != "vit":
-            raise ValueError(
-                "MAE encodes the visible patches only, so its backbone must be a ViT (model_type 'vit'); got "
-                f"{self.backbone_config.model_type!r}"
-            )
-        image_size, patch_size = self.backbone_config.image_size, self.backbone_config.patch_size
-        if not isinstance(image_size, int) or not isinstance(patch_size, int) or image_size % patch_size != 0:
-            raise ValueError(
-                "MAE needs square images whose side the patch size divides: give image_size and patch_size as integers "
-                f"such as 224 and 16; got {image_size} and {patch_size}"
-            )
-        if self.image_size != image_size:
-            raise ValueError(
-                f"MAE is built for one size of images: image_size {self.image_size} differs from "
-                f"backbone_config.image_size {image_size}; give the latter only"
-            )
-        if not 0 < self.mask_ratio < 1 or int(self.num_patches * (1 - self.mask_ratio)) == 0:
-            raise ValueError(
-                f"mask_ratio must lie between 0 and 1 and leave at least one of the {self.num_patches} patches of an "
-                f"image visible; got {self.mask_ratio}"
-            )
         for prefix, config in (("", self.backbone_config), ("decoder_", self.decoder_config())):
             width, heads = config.hidden_size, config.num_attention_heads
             if width % 4 != 0 or width % heads != 0:
@@ -90,7 +68,3 @@ class MAEConfig(SSLConfig):
             patch_size=self.backbone_config.patch_size,
             num_channels=self.backbone_config.num_channels,
         )
-
-    @property
-    def num_patches(self) -> int:
-        return (self.backbone_config.image_size // self.backbone_config.patch_size) ** 2

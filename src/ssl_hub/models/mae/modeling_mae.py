@@ -12,9 +12,10 @@ from transformers import initialization as init
 from transformers.models.vit.modeling_vit import ViTAttention, ViTLayer, ViTMLP, ViTPreTrainedModel
 
 from ...modeling_outputs import ReconstructionOutput, SSLLossOutput
-from ...modeling_utils import SSLForImageClassification, SSLModel
-from ...modules.losses import to_float32
-from ...modules.masking import patchify, random_patch_mask, unpatchify, visible_patch_indices
+from ...modeling_utils import MaskedPatchModel, SSLForImageClassification
+from ...modules.losses import reconstruction_loss, to_float32
+from ...modules.masking import check_patch_mask, patchify, unpatchify, visible_patch_indices
+from ...modules.position_embeddings import resize_position_table
 from ...modules.vit import FixedPositionViTEmbeddings, FixedPositionViTModel, init_sincos_positions
 from .configuration_mae import MAEConfig
 
@@ -90,22 +91,25 @@ class MAEDecoder(ViTPreTrainedModel):
     def _init_weights(self, module):
         _init_mae_weights(module)
 
-    def forward(self, hidden_states: torch.Tensor, visible_patches: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, hidden_states: torch.Tensor, visible_patches: torch.Tensor, grid_size: tuple[int, int]
+    ) -> torch.Tensor:
         """Decodes.
 
         Args:
             hidden_states: the encoder's `(B, 1 + V, encoder_hidden_size)`.
             visible_patches: indices `(B, V)` of its patches.
+            grid_size: rows and columns of all patches, to which the positions are interpolated.
 
         Returns:
             `torch.Tensor`: pixels `(B, num_patches, patch_size**2 * C)`.
         """
         hidden_states = self.embed(hidden_states)
         batch_size, _, width = hidden_states.shape
-        num_patches = self.position_embeddings.shape[1] - 1
-        patches = self.mask_token.to(hidden_states.dtype).expand(batch_size, num_patches, -1)
+        patches = self.mask_token.to(hidden_states.dtype).expand(batch_size, math.prod(grid_size), -1)
         patches = patches.scatter(1, visible_patches[..., None].expand(-1, -1, width), hidden_states[:, 1:])
-        hidden_states = torch.cat([hidden_states[:, :1], patches], dim=1) + self.position_embeddings
+        hidden_states = torch.cat([hidden_states[:, :1], patches], dim=1)
+        hidden_states = hidden_states + resize_position_table(self.position_embeddings, grid_size)
         for layer in self.layers:
             hidden_states = layer(hidden_states)
         return self.predict_pixels(self.layernorm(hidden_states))[:, 1:]
@@ -135,11 +139,10 @@ class MAEHead(nn.Module):
         """
         target = patchify(to_float32(pixel_values), self.patch_size)
         mean, std = self.patch_statistics(target)
-        error = (to_float32(prediction) - (target - mean) / std).square().mean(dim=-1)
-        return (error * mask).sum() / mask.sum()
+        return reconstruction_loss(prediction, (target - mean) / std, mask[..., None], power=2)
 
 
-class MAEModel(SSLModel):
+class MAEModel(MaskedPatchModel):
     """MAE (arXiv 2111.06377): `backbone` encodes the visible patches, `neck` decodes all of them, `head` is the loss."""
 
     config_class = MAEConfig
@@ -157,11 +160,11 @@ class MAEModel(SSLModel):
         """`mode="loss"`: the reconstruction error of the removed patches.
 
         Args:
-            pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, image_size, image_size)`):
-                Normalised images.
+            pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`):
+                Normalised images. Positions are interpolated to a size other than that of the backbone's configuration.
             bool_masked_pos (`torch.BoolTensor` of shape `(batch_size, num_patches)`, *optional*):
-                `True` where a patch is removed, as many in every image (as `mask_ratio` says, if the model is
-                compiled); drawn at random when not given.
+                `True` where a patch is removed, as many in every image (as `config` says, if the model is compiled);
+                drawn as `config` says when not given.
         """
         prediction, mask = self._reconstruct_patches(pixel_values, bool_masked_pos)
         loss = self.head(prediction, pixel_values, mask)
@@ -174,55 +177,23 @@ class MAEModel(SSLModel):
         With `norm_pix_loss` the model predicts normalised patches; mean and variance come from the image itself.
         """
         prediction, mask = self._reconstruct_patches(pixel_values, bool_masked_pos)
-        patch_size, channels = self.config.backbone_config.patch_size, self.config.num_channels
-        pixels = to_float32(pixel_values)
-        patches = patchify(pixels, patch_size)
-        mean, std = self.head.patch_statistics(patches)
-        reconstruction = unpatchify(to_float32(prediction) * std + mean, patch_size, channels)
-
-        image_mean = pixels.new_tensor(self.config.image_mean)[:, None, None]
-        image_std = pixels.new_tensor(self.config.image_std)[:, None, None]
-        pixel_mask = unpatchify(mask[..., None].expand_as(patches), patch_size, channels)
-        image = pixels * image_std + image_mean
-        return ReconstructionOutput(
-            reconstruction=reconstruction * image_std + image_mean,
-            masked_image=image.masked_fill(pixel_mask, 0.5),
-            mask=mask,
-        )
+        mean, std = self.head.patch_statistics(patchify(to_float32(pixel_values), self.config.patch_size))
+        patches = to_float32(prediction) * std + mean
+        pixels = unpatchify(patches, self.config.patch_size, self.config.num_channels, self.grid_size(pixel_values))
+        return self.reconstruction_output(pixel_values, pixels, mask)
 
     def _reconstruct_patches(self, pixel_values, bool_masked_pos):
-        self.check_pixel_values(pixel_values)
-        image_size = self.config.image_size
-        if pixel_values.shape[-2:] != (image_size, image_size):
-            raise ValueError(
-                f"MAE reconstructs images of {image_size} x {image_size} pixels, the size its decoder was built for; "
-                f"got {pixel_values.shape[-2]} x {pixel_values.shape[-1]}. Any size works for mode='tensor'."
-            )
-        batch_size, num_patches = pixel_values.shape[0], self.config.num_patches
-        num_visible = int(num_patches * (1 - self.config.mask_ratio))
-        if bool_masked_pos is None:
-            mask = random_patch_mask(batch_size, num_patches, self.config.mask_ratio, pixel_values.device)
-        elif torch.compiler.is_compiling():
+        mask, grid_size = self.patch_mask(pixel_values, bool_masked_pos), self.grid_size(pixel_values)
+        num_patches = math.prod(grid_size)
+        num_visible = num_patches - self.config.num_masked_patches(num_patches)
+        if bool_masked_pos is not None and torch.compiler.is_compiling():
             # A graph's sizes cannot depend on what a mask holds.
-            mask = bool_masked_pos.bool()
             torch._assert_async((mask.sum(dim=1) == num_patches - num_visible).all(), "masks not of mask_ratio")
-        else:
-            if bool_masked_pos.shape != (batch_size, num_patches):
-                raise ValueError(
-                    f"bool_masked_pos must have the shape ({batch_size}, {num_patches}), one entry a patch; got "
-                    f"{tuple(bool_masked_pos.shape)}"
-                )
-            mask = bool_masked_pos.bool()
-            counts = mask.sum(dim=1).unique().tolist()
-            if len(counts) != 1 or counts[0] in (0, num_patches):
-                raise ValueError(
-                    "bool_masked_pos must remove the same number of patches from every image of a batch, at least one "
-                    f"and not all {num_patches}; got {counts}"
-                )
-            num_visible = num_patches - counts[0]
+        elif bool_masked_pos is not None:
+            num_visible = num_patches - check_patch_mask(mask, len(pixel_values), num_patches)
         visible_patches = visible_patch_indices(mask, num_visible)
         latent = self.backbone(pixel_values, visible_patches=visible_patches).last_hidden_state
-        return self.neck(latent, visible_patches), mask
+        return self.neck(latent, visible_patches, grid_size), mask
 
 
 class MAEForImageClassification(SSLForImageClassification):

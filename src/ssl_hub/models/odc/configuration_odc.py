@@ -17,7 +17,7 @@ class ODCConfig(ClusteringConfig):
         projection_hidden_size (`int`, *optional*, defaults to 512): Width of the neck's hidden layer.
         projection_size (`int`, *optional*, defaults to 256): Size of the features that are kept and clustered.
         dropout (`float`, *optional*, defaults to 0.5): Of the hidden layer.
-        bank_momentum (`float`, *optional*, defaults to 0.5): The share of the new feature in an image's kept one.
+        memory_momentum (`float`, *optional*, defaults to 0.5): The share of the new feature in an image's kept one.
         min_cluster_size (`int`, *optional*, defaults to 20): Members below which a cluster is dissolved.
         centroid_interval (`int`, *optional*, defaults to 10): Steps between two updates of the centroids.
     """
@@ -29,7 +29,7 @@ class ODCConfig(ClusteringConfig):
     projection_hidden_size: int = 512
     projection_size: int = 256
     dropout: float = 0.5
-    bank_momentum: float = 0.5
+    memory_momentum: float = 0.5
     min_cluster_size: int = 20
     centroid_interval: int = 10
 
@@ -38,5 +38,5 @@ class ODCConfig(ClusteringConfig):
         check_positive(self, "projection_hidden_size", "projection_size", "min_cluster_size", "centroid_interval")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
-        if not 0 < self.bank_momentum <= 1:
-            raise ValueError(f"bank_momentum must lie in (0, 1], got {self.bank_momentum}")
+        if not 0 < self.memory_momentum <= 1:
+            raise ValueError(f"memory_momentum must lie in (0, 1], got {self.memory_momentum}")

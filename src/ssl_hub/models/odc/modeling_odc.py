@@ -43,10 +43,10 @@ class ODCModel(ClusteringModel):
         self.min_cluster_size = config.min_cluster_size
         self.neck = ODCNeck(config, self.hidden_size)
         self.head = ClassifierHead(config.projection_size, config.num_clusters)
-        self.memory = OnlineClusterMemory(config.num_clusters, config.projection_size)
+        self.memory = OnlineClusterMemory(config.num_clusters, config.projection_size, config.memory_momentum)
         self.post_init()
 
-    def loss(self, pixel_values: torch.Tensor, *, indices: torch.Tensor | None = None) -> SSLLossOutput:
+    def loss(self, pixel_values: torch.Tensor, *, indices: torch.Tensor) -> SSLLossOutput:
         """`mode="loss"`: the cross entropy of classifying images into their clusters; the memory then takes in the new
         features and clusters (in training mode).
 
@@ -58,9 +58,7 @@ class ODCModel(ClusteringModel):
         projections = self.project(pixel_values)
         outputs = self.classify(projections, indices)
         if self.training:
-            outputs.losses["change_ratio"] = self.memory.update(
-                indices, projections.detach(), self.config.bank_momentum
-            )
+            outputs.losses["change_ratio"] = self.memory.update(indices, projections.detach())
         return outputs
 
     def project(self, pixel_values: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,34 @@
+"""Checkpoints of transformers' own masked-image models, `SwinForMaskedImageModeling` and `ViTForMaskedImageModeling`."""
+
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForMaskedImageModeling
+
+from .state_dicts import rename_keys
+
+# by our model types
+RULES = {"simmim": [(r"^(swin|vit)\.", "backbone."), (r"^decoder\.0\.", "neck.predict_pixels.")]}
+
+
+def read_model(name_or_path: str | Path) -> dict[str, torch.Tensor]:
+    """The state dict of a model in a folder or on the Hub. transformers has to load it: its files of older versions,
+    and those for older versions, have other names.
+
+    Raises:
+        OSError: there is no such model.
+        ValueError: the model is no masked-image model, or lacks a part.
+    """
+    model, info = AutoModelForMaskedImageModeling.from_pretrained(str(name_or_path), output_loading_info=True)
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
+        raise ValueError(
+            f"{name_or_path} lacks {', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''} of a "
+            f"{type(model).__name__}"
+        )
+    return model.state_dict()
+
+
+def convert_state_dict(model_type: str, state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Renames the tensors of such a model to ssl_hub's names."""
+    return rename_keys(state_dict, RULES[model_type])

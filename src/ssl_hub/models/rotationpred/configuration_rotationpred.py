@@ -1,0 +1,15 @@
+"""RotationPred's configuration."""
+
+from typing import ClassVar
+
+from huggingface_hub.dataclasses import strict
+
+from ...configuration_utils import SSLConfig
+
+
+@strict
+class RotationPredConfig(SSLConfig):
+    r"""Configuration of [`RotationPredModel`]. The defaults are MMSelfSup's ResNet-50 on ImageNet."""
+
+    model_type = "rotationpred"
+    paper: ClassVar[str] = "Unsupervised Representation Learning by Predicting Image Rotations, arXiv 1803.07728"
