@@ -5,25 +5,35 @@ from reference_case import Case
 from torch import nn
 from transformers import FlavaImageCodebook, FlavaImageCodebookConfig
 
-from ssl_hub import CAEConfig, DenseCLConfig, MoCoConfig, SwAVConfig, SwAVModel
+from ssl_hub import CAEConfig, DenseCLConfig, MoCoConfig, ODCConfig, SwAVConfig, SwAVModel
 from ssl_hub.conversion import mmselfsup
 from ssl_hub.conversion.state_dicts import load_strictly
 from ssl_hub.data.processing import Normalize
 from ssl_hub.lifecycle import cosine_ramp
 from ssl_hub.models.barlowtwins.modeling_barlowtwins import BarlowTwinsHead
 from ssl_hub.models.cae.modeling_cae import CAENeck, alignment_loss
+from ssl_hub.models.deepcluster.modeling_deepcluster import Sobel
 from ssl_hub.models.densecl.modeling_densecl import DenseCLNeck
 from ssl_hub.models.mae.modeling_mae import MAEDecoder, MAEHead, MAEViTModel
 from ssl_hub.models.moco.modeling_moco import MoCoNeck
 from ssl_hub.models.mocov3.modeling_mocov3 import batch_contrast
+from ssl_hub.models.odc.modeling_odc import ODCNeck
 from ssl_hub.models.relativeloc.modeling_relativeloc import RelativeLocNeck
 from ssl_hub.models.simmim.modeling_simmim import SimMIMHead, SimMIMNeck
 from ssl_hub.models.swav.modeling_swav import SwAVNeck, sinkhorn
 from ssl_hub.modules.backbones import build_backbone
-from ssl_hub.modules.heads import PredictorHead
-from ssl_hub.modules.losses import contrastive_loss, cosine_loss, normalize, reconstruction_loss, target_loss
+from ssl_hub.modules.clustering import cluster_weights
+from ssl_hub.modules.heads import ClassifierHead, PredictorHead
+from ssl_hub.modules.losses import (
+    contrastive_loss,
+    cosine_loss,
+    normalize,
+    reconstruction_loss,
+    target_loss,
+    weighted_cross_entropy,
+)
 from ssl_hub.modules.masking import patchify, unpatchify
-from ssl_hub.modules.memories import InstanceMemory
+from ssl_hub.modules.memories import InstanceMemory, OnlineClusterMemory
 from ssl_hub.modules.necks import NonLinearNeck
 from ssl_hub.modules.position_embeddings import sincos_position_embedding_2d
 from ssl_hub.modules.target_generators.hog import HOGTargets, hog
@@ -146,6 +156,80 @@ def check_simple_memory(case: Case) -> None:
     for step in range(sum(key.endswith(".idx") for key in case.under("input/step"))):
         memory.update(case[f"input/step{step}.idx"], case[f"input/step{step}.feature"])
         case.compare("features", memory.features, case[f"after/step{step}.feature_bank"])
+
+
+def compare_memory(case: Case, memory: nn.Module, stage: str) -> None:
+    names = {"feature_bank": memory.features, "label_bank": memory.labels, "centroids": memory.centroids}
+    for name, buffer in names.items():
+        if f"after/{stage}{name}" in case:
+            case.compare("features", buffer, case[f"after/{stage}{name}"])
+
+
+def check_odc_neck(case: Case) -> None:
+    fields = case.config
+    config = ODCConfig(projection_hidden_size=fields["hid_channels"], projection_size=fields["out_channels"])
+    neck = ODCNeck(config, fields["in_channels"])
+    neck.drop = FixedDropout(case["random/dropout_keep"], config.dropout)
+    check_module(case, neck, lambda x: neck(pooled(x)))
+
+
+def check_avgpool_neck(case: Case) -> None:
+    if case.config.get("output_size", 1) != 1:
+        raise UnsupportedCaseError
+    check_module(case, nn.Module(), lambda x: pooled(x)[..., None, None])
+
+
+def check_sobel(case: Case) -> None:
+    sobel = Sobel()
+
+    def convert(state):
+        renamed = {f"backbone.sobel_layer.{name}": tensor for name, tensor in state.items()}
+        state = mmselfsup.convert_state_dict("DeepCluster", renamed)
+        return {name.removeprefix("sobel."): tensor for name, tensor in state.items()}
+
+    check_module(case, sobel, lambda x: sobel(x), convert)
+
+
+def check_cls_head(case: Case) -> None:
+    head = ClassifierHead(case.config["in_channels"], case.config["num_classes"])
+    labels = case.tensors.pop("input/label")
+
+    def run(x):
+        logits = head(pooled(x))
+        return {"logits": logits, "loss": nn.functional.cross_entropy(logits, labels)}
+
+    check_module(
+        case, head, run, lambda state: {n.replace("fc_cls.", "classifier."): tensor for n, tensor in state.items()}
+    )
+
+
+def check_class_weights(case: Case) -> None:
+    """The original's own mean, divided by the number of rows."""
+    target, weights = case.tensors.pop("input/target"), case.tensors.pop("input/weight")
+    scale = case.config.get("loss_weight", 1.0)
+    check_module(case, nn.Module(), lambda logits: scale * weighted_cross_entropy(logits, target, weights, False))
+
+
+def check_reweight(case: Case) -> None:
+    weights = cluster_weights(case["input/histogram"], case.sidecar["fields"]["power"])
+    case.compare("features", weights, case["output/weight"])
+
+
+def check_odc_memory(case: Case) -> None:
+    fields = case.sidecar["fields"]
+    memory = OnlineClusterMemory(fields["num_classes"], fields["feat_dim"], fields["momentum"])
+    memory.start(fields["length"])
+    memory.features.copy_(normalize(case["input/init_feature"]))
+    memory.labels.copy_(case["input/init_label"])
+    memory.update_centroids()
+    compare_memory(case, memory, "init.")
+    ratio = memory.update(case["input/idx"], case["input/feature"])
+    case.compare("losses", ratio, case["output/change_ratio"])
+    compare_memory(case, memory, "update.")
+    memory.update_centroids()
+    compare_memory(case, memory, "centroids.")
+    memory.rebuild_small_clusters(fields["min_cluster"])
+    compare_memory(case, memory, "small_clusters.")
 
 
 def check_contrastive_head(case: Case) -> None:
@@ -502,6 +586,8 @@ PARTS = {
     "CAEHead": check_cae_loss,
     "CAELoss": check_cae_loss,
     "CAENeck": check_cae_neck,
+    "AvgPool2dNeck": check_avgpool_neck,
+    "ClsHead": check_cls_head,
     "CosineSimilarityLoss": check_cosine_loss,
     "ContrastiveHead": check_contrastive_head,
     "CrossCorrelationLoss": check_cross_correlation_loss,
@@ -517,21 +603,26 @@ PARTS = {
     "MoCoV2Neck": check_moco_neck,
     "MoCoV3Head": check_mocov3_head,
     "NonLinearNeck": check_nonlinear_neck,
+    "ODCNeck": check_odc_neck,
     "RelativeLocNeck": check_relative_loc_neck,
     "PixelReconstructionLoss": check_pixel_loss,
     "ResNet": check_resnet,
     "SimMIMHead": check_simmim_head,
     "SimMIMNeck": check_simmim_neck,
     "SimMIMReconstructionLoss": check_simmim_head,
+    "Sobel": check_sobel,
     "SwAVHead": check_swav_loss,
     "SwAVLoss": check_swav_loss,
     "SwAVNeck": check_swav_neck,
     "cosine_ema": check_cosine_ema,
     "ema_constant": check_constant_ema,
+    "mmcls.CrossEntropyLoss": check_class_weights,
     "mmcls.VisionTransformer": check_vit,
+    "odc_memory": check_odc_memory,
     "patchify": check_patchify,
     "pos_embed": check_position_embedding,
     "preprocess": check_preprocess,
+    "reweight": check_reweight,
     "simple_memory": check_simple_memory,
     "sinkhorn": check_sinkhorn,
 }

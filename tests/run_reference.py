@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from reference_case import Case
-from reference_parts import PARTS, FixedDropout, UnsupportedCaseError, dalle_encoder
+from reference_parts import PARTS, FixedDropout, UnsupportedCaseError, compare_memory, dalle_encoder
 from torch import nn
 from transformers import AutoModel
 
@@ -24,6 +24,7 @@ from ssl_hub.conversion.state_dicts import load_strictly
 from ssl_hub.lifecycle import cosine_ramp
 from ssl_hub.models.mae.modeling_mae import MAEModel
 from ssl_hub.models.rotationpred.modeling_rotationpred import rotate
+from ssl_hub.modules.clustering import cluster_weights
 from ssl_hub.modules.masking import patchify, pixel_mask, visible_patch_indices
 
 
@@ -316,15 +317,92 @@ def compare_probabilities(case: Case, probabilities: torch.Tensor) -> None:
         case.compare("features", expected, case[f"output/predict.{image}.head4"].softmax(dim=1))
 
 
+def check_deepcluster(case: Case) -> None:
+    def convert(state):
+        return mmselfsup.convert_state_dict("DeepCluster", state)
+
+    model = AutoModel.from_config(mmselfsup.convert_config(case.config)).to(case.dtype).train()
+    load_strictly(model, convert(case.under("state/")), new=("memory.",))
+    pixel_values, labels = case["input/0"], case["input/clustering_label"]
+    model.begin_run(max(len(labels), model.config.num_clusters))
+    model.memory.labels[: len(labels)] = labels
+    loss = model(pixel_values, mode="loss", indices=torch.arange(len(labels))).loss
+    loss.backward()
+    case.compare("losses", loss, case["output/loss_total"])
+    case.compare_gradients(model, convert)
+    case.compare_float64(loss, model, convert)
+    compare_state_after(case, model, convert)
+
+    load_strictly(model, convert(case.under("state/")), new=("memory.",))
+    model.eval()
+    case.compare("features", model(pixel_values).last_hidden_state, case["output/tensor.0"])
+    case.compare("features", model(pixel_values, mode="predict").logits, case["output/predict.head4"])
+
+
+def check_odc(case: Case) -> None:
+    """The loss in four conditions, then what the original does after a step, in its order."""
+
+    def convert(state):
+        return mmselfsup.convert_state_dict("ODC", state)
+
+    def restart(class_weights):
+        load_strictly(model, convert(case.under("state/")), new=("memory.",))
+        model.memory.class_weights.copy_(class_weights)
+        model.memory.features.copy_(case["memory/feature_bank"])
+        model.memory.labels.copy_(case["memory/label_bank"])
+
+    def compute_loss(scenario):
+        outputs = model(case["input/0"], mode="loss", indices=case["input/sample_idx"])
+        case.compare("losses", outputs.loss, case[f"output/{scenario}loss_total"])
+        ratio = f"output/{scenario}loss.change_ratio"
+        if ratio in case:
+            case.compare("losses", outputs.losses["change_ratio"], case[ratio])
+        return outputs.loss
+
+    config = mmselfsup.convert_config(case.config)
+    model = AutoModel.from_config(config).to(case.dtype).train()
+    memory, uniform = model.memory, torch.ones(config.num_clusters)
+    memory.start(len(case["memory/label_bank"]))  # not begin_run, which refuses a bank too small for its clusters
+    dropout, model.neck.drop = model.neck.drop, nn.Identity()
+    restart(uniform)
+    compute_loss("no_dropout.")
+    model.neck.drop = FixedDropout(case["random/dropout_keep"], dropout.p)
+    restart(case["state/loss_weight"])
+    compute_loss("weighted.")
+    restart(uniform)
+    loss = compute_loss("")
+    loss.backward()
+    case.compare_gradients(model, convert)
+    case.compare_float64(loss, model, convert)
+    compare_state_after(case, model, convert)
+    compare_memory(case, memory, "memory.")
+    before = {name: buffer.clone() for name, buffer in memory.named_buffers()}
+    compute_loss("second_step.")
+    memory.load_state_dict(before)
+    memory.update_centroids()
+    compare_memory(case, memory, "update_centroids.")
+    memory.rebuild_small_clusters(config.min_cluster_size)
+    compare_memory(case, memory, "small_clusters.")
+    weights = cluster_weights(memory.sizes(), power=0.5)
+    case.compare("parameters", weights, case["after/reweight.loss_weight"])
+
+    restart(uniform)
+    model.eval()
+    case.compare("features", model(case["input/0"]).last_hidden_state, case["output/tensor.0"])
+    case.compare("features", model(case["input/0"], mode="predict").logits, case["output/predict.head4"])
+
+
 ALGORITHMS = {
     "BarlowTwins": check_joint_embedding,
     "BYOL": check_joint_embedding,
     "CAE": check_cae,
+    "DeepCluster": check_deepcluster,
     "DenseCL": check_joint_embedding,
     "MAE": check_mae,
     "MoCo": check_joint_embedding,
     "MoCoV3": check_joint_embedding,
     "NPID": check_npid,
+    "ODC": check_odc,
     "RelativeLoc": check_relativeloc,
     "RotationPred": check_rotationpred,
     "SimCLR": check_joint_embedding,

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from clustering_common import ClusteringTests, table
 from joint_embedding_common import BACKBONES, AnyBackboneTests
 from safetensors.torch import load_file, save_file
 from test_modeling_common import BATCH_SIZE, find_test_class
@@ -29,6 +30,7 @@ WITH_RESNET = [
     for name, test_class in TEST_CLASSES.items()
     if test_class.model_class.sync_batchnorm and issubclass(test_class, AnyBackboneTests)
 ]
+CLUSTERING = [name for name, test_class in TEST_CLASSES.items() if issubclass(test_class, ClusteringTests)]
 CASES = [*((name, False) for name in ALGORITHMS), *((name, True) for name in WITH_RESNET)]
 
 
@@ -78,8 +80,22 @@ def run_process(rank, world_size, folder):
             {key: value.contiguous() for key, value in results.items()},
             folder / f"{name}-{with_resnet}-{rank}.safetensors",
         )
+    for name in CLUSTERING:
+        save_file(cluster(name), folder / f"clusters-{name}-{rank}.safetensors")
     save_file(check_primitives(rank, world_size), folder / f"primitives-{rank}.safetensors")
     dist.destroy_process_group()
+
+
+def cluster(name):
+    """What `begin_epoch` makes of the features of a dataset, with an unreadable image, and what a step makes of that."""
+    model = TEST_CLASSES[name]().model().double().train()
+    model.begin_run(40)
+    torch.manual_seed(7)
+    weights = model.begin_epoch(Progress(0, 10, 5), table(unknown=[3]))
+    if name == "odc":  # with clusters to dissolve and to split
+        model.memory.labels[model.memory.labels == 0] = 1
+    model.end_step(Progress(1, 10))
+    return {"weights": weights, **{key: tensor.contiguous() for key, tensor in model.state_dict().items()}}
 
 
 def check_primitives(rank, world_size):
@@ -124,6 +140,18 @@ def test_as_many_processes_as_one(processes, name, with_resnet):
                 continue
             error = (results[key] - value).norm()
             assert error <= 1e-5 * value.norm() + 1e-9, f"{key} on process {rank}: {error} of {value.norm()}"
+
+
+@pytest.mark.parametrize("name", CLUSTERING)
+def test_as_many_processes_cluster_as_one(processes, name):
+    world_size, folder = processes
+    expected = cluster(name)
+    assert (expected["memory.labels"] >= 0).sum() == 39 and len(expected["memory.labels"].unique()) == 5
+    for rank in range(world_size):
+        results = load_file(folder / f"clusters-{name}-{rank}.safetensors")
+        assert results.keys() == expected.keys()
+        for key, value in expected.items():
+            assert torch.allclose(results[key], value, rtol=1e-12, atol=1e-14), f"{key} on process {rank}"
 
 
 def test_primitives(processes):

@@ -12,6 +12,8 @@ CASES = Path(__file__).parent / "fixtures" / "reference"
 NAMES = {
     *("mae_a", "simclr_a", "byol_a", "simsiam_a", "barlowtwins_a", "swav_a", "mocov2_a", "mocov3_a", "densecl_a"),
     *("simmim_a", "cae_a"),
+    *("deepcluster_a", "odc_a", "sobel", "odc_memory", "reweight", "neck_odc", "neck_avgpool"),
+    *("head_cls", "loss_cross_entropy_class_weight"),
     *(
         "backbone_vit",
         "neck_mae_decoder",
@@ -80,6 +82,12 @@ def test_every_case_agrees(capsys):
         ("parts/neck_cae_nobias", "state/regressors.0.gamma_1_cross"),
         ("parts/backbone_dalle", "state/blocks.group_1.block_1.res_path.conv_1.w"),
         ("parts/hog_nbins6_pool4_nogauss", "output/texture"),
+        ("deepcluster_a", "state/head.fc_cls.weight"),
+        ("odc_a", "after/update_centroids.centroids"),
+        ("odc_a", "output/weighted.loss_total"),
+        ("parts/odc_memory", "after/small_clusters.centroids"),
+        ("parts/sobel", "output/eval.out"),
+        ("parts/reweight", "output/weight"),
     ],
 )
 def test_a_changed_tensor_is_noticed(tmp_path, capsys, case, tensor):

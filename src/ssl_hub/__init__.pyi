@@ -1,5 +1,6 @@
 """The public names, for editors and type checkers; `__init__.py` imports them when they are first used."""
 
+from .configuration_utils import ClusteringConfig as ClusteringConfig
 from .configuration_utils import JointEmbeddingConfig as JointEmbeddingConfig
 from .configuration_utils import MaskedPatchConfig as MaskedPatchConfig
 from .configuration_utils import SSLConfig as SSLConfig
@@ -7,6 +8,7 @@ from .data.datasets import load_image_dataset as load_image_dataset
 from .lifecycle import FeatureTable as FeatureTable
 from .lifecycle import ParameterRule as ParameterRule
 from .lifecycle import Progress as Progress
+from .modeling_outputs import ClusterOutput as ClusterOutput
 from .modeling_outputs import InstanceOutput as InstanceOutput
 from .modeling_outputs import PatchPredictionOutput as PatchPredictionOutput
 from .modeling_outputs import ProjectionOutput as ProjectionOutput
@@ -14,6 +16,7 @@ from .modeling_outputs import ReconstructionOutput as ReconstructionOutput
 from .modeling_outputs import RelativeLocationOutput as RelativeLocationOutput
 from .modeling_outputs import RotationOutput as RotationOutput
 from .modeling_outputs import SSLLossOutput as SSLLossOutput
+from .modeling_utils import ClusteringModel as ClusteringModel
 from .modeling_utils import JointEmbeddingModel as JointEmbeddingModel
 from .modeling_utils import MaskedPatchModel as MaskedPatchModel
 from .modeling_utils import MaskedTargetModel as MaskedTargetModel
@@ -34,6 +37,11 @@ from .models.byol.modeling_byol import BYOLModel as BYOLModel
 from .models.cae.configuration_cae import CAEConfig as CAEConfig
 from .models.cae.modeling_cae import CAEForImageClassification as CAEForImageClassification
 from .models.cae.modeling_cae import CAEModel as CAEModel
+from .models.deepcluster.configuration_deepcluster import DeepClusterConfig as DeepClusterConfig
+from .models.deepcluster.modeling_deepcluster import (
+    DeepClusterForImageClassification as DeepClusterForImageClassification,
+)
+from .models.deepcluster.modeling_deepcluster import DeepClusterModel as DeepClusterModel
 from .models.densecl.configuration_densecl import DenseCLConfig as DenseCLConfig
 from .models.densecl.modeling_densecl import DenseCLForImageClassification as DenseCLForImageClassification
 from .models.densecl.modeling_densecl import DenseCLModel as DenseCLModel
@@ -52,6 +60,9 @@ from .models.mocov3.modeling_mocov3 import MoCoV3Model as MoCoV3Model
 from .models.npid.configuration_npid import NPIDConfig as NPIDConfig
 from .models.npid.modeling_npid import NPIDForImageClassification as NPIDForImageClassification
 from .models.npid.modeling_npid import NPIDModel as NPIDModel
+from .models.odc.configuration_odc import ODCConfig as ODCConfig
+from .models.odc.modeling_odc import ODCForImageClassification as ODCForImageClassification
+from .models.odc.modeling_odc import ODCModel as ODCModel
 from .models.relativeloc.configuration_relativeloc import RelativeLocConfig as RelativeLocConfig
 from .models.relativeloc.modeling_relativeloc import (
     RelativeLocForImageClassification as RelativeLocForImageClassification,

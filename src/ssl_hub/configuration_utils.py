@@ -282,3 +282,31 @@ class PredictorConfig(ProjectorConfig):
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
         check_positive(self, "predictor_hidden_size", "predictor_num_layers")
+
+
+@strict
+class ClusteringConfig(SSLConfig):
+    r"""Base of the configurations of algorithms that classify images into clusters of their own features.
+
+    Args:
+        num_clusters (`int`, *optional*, defaults to 10000): Number of clusters.
+        kmeans_iterations (`int`, *optional*, defaults to 20): Iterations of k-means.
+        class_weight_power (`float`, *optional*, defaults to 0.0):
+            The loss of an image weighs as much as the size of its cluster to the power of minus this; 0 for all alike.
+        weighted_mean (`bool`, *optional*, defaults to `True`):
+            Whether the loss is the weighted mean, as in the authors' code. MMSelfSup 1.x divides by the number of images
+            rather than by their weights, which makes the loss smaller by about `num_clusters`.
+    """
+
+    num_clusters: int = 10000
+    kmeans_iterations: int = 20
+    class_weight_power: float = 0.0
+    weighted_mean: bool = True
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        check_positive(self, "kmeans_iterations")
+        if self.num_clusters < 2:
+            raise ValueError(f"num_clusters must be at least 2, got {self.num_clusters}")
+        if self.class_weight_power < 0:
+            raise ValueError(f"class_weight_power must be 0 or more, got {self.class_weight_power}")

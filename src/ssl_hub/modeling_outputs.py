@@ -69,6 +69,23 @@ class ProjectionOutput(ModelOutput):
 
 
 @dataclass
+class ClusterOutput(ModelOutput):
+    """Returned by `mode="predict"` of the algorithms that cluster images.
+
+    Args:
+        logits (`torch.FloatTensor` of shape `(batch_size, num_clusters)`): of the classifier of clusters.
+        cluster_ids (`torch.LongTensor` of shape `(batch_size,)`): the cluster with the largest logit.
+        distances (`torch.FloatTensor` of shape `(batch_size,)`):
+            Euclidean distance of the image's unit vector from the centroid of that cluster; without a meaning before the
+            first clustering.
+    """
+
+    logits: torch.FloatTensor | None = None
+    cluster_ids: torch.LongTensor | None = None
+    distances: torch.FloatTensor | None = None
+
+
+@dataclass
 class RotationOutput(ModelOutput):
     """Returned by `mode="predict"` of RotationPred.
 

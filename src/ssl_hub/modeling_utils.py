@@ -2,7 +2,8 @@
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import ClassVar
 
 import torch
@@ -13,12 +14,20 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 from transformers.utils import ModelOutput, can_return_tuple
 
-from .configuration_utils import JointEmbeddingConfig, MaskedPatchConfig, SSLConfig
+from .configuration_utils import ClusteringConfig, JointEmbeddingConfig, MaskedPatchConfig, SSLConfig
 from .distributed import check_batch_for_batchnorm
 from .lifecycle import FeatureTable, ParameterRule, Progress
-from .modeling_outputs import PatchPredictionOutput, ProjectionOutput, ReconstructionOutput, SSLLossOutput
+from .modeling_outputs import (
+    ClusterOutput,
+    PatchPredictionOutput,
+    ProjectionOutput,
+    ReconstructionOutput,
+    SSLLossOutput,
+)
 from .modules.backbones import backbone_hidden_size, build_backbone, run_backbone
-from .modules.losses import normalize, target_loss, to_float32
+from .modules.clustering import check_clusters, cluster_weights, describe_clusters
+from .modules.heads import ClassifierHead
+from .modules.losses import normalize, target_loss, to_float32, weighted_cross_entropy
 from .modules.masking import (
     aligned_patch_mask,
     blockwise_patch_mask,
@@ -29,7 +38,7 @@ from .modules.masking import (
     take_patches,
     visible_patch_indices,
 )
-from .modules.memories import Queue
+from .modules.memories import ClusterMemory, Queue
 from .modules.target_config import MaskedTargetConfig
 from .modules.target_generators import build_target_generator
 
@@ -62,6 +71,10 @@ class SSLPreTrainedModel(PreTrainedModel):
                 "image becomes a batch with pixel_values[None]."
             )
 
+    def backbone_input(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """What the backbone takes of normalised images: all of them, unless a fixed filter comes in front of it."""
+        return pixel_values
+
     def _backbone_features(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
         self.check_pixel_values(pixel_values)
         # The backbone reads its own configuration; a user sets these on ours. Passed on only where they are asked for:
@@ -71,7 +84,7 @@ class SSLPreTrainedModel(PreTrainedModel):
                 kwargs[name] = getattr(self.config, name, None)
             if not kwargs[name]:
                 del kwargs[name]
-        return run_backbone(self.backbone, pixel_values, self.config.pooling, **kwargs)
+        return run_backbone(self.backbone, self.backbone_input(pixel_values), self.config.pooling, **kwargs)
 
 
 class SSLModel(SSLPreTrainedModel):
@@ -91,6 +104,15 @@ class SSLModel(SSLPreTrainedModel):
     parameter_rules: ClassVar[tuple[ParameterRule, ...]] = ()
     # Beginnings of the names, in the state dict, of what is kept in checkpoints and left out of what is shared.
     training_state: ClassVar[tuple[str, ...]] = ()
+    # What `begin_epoch` says besides: numbers for the log, and the parameters that it has drawn anew, so that the
+    # optimizer forgets its state of them.
+    epoch_metrics: Mapping[str, float] = MappingProxyType({})
+    redrawn_parameters: Sequence[nn.Parameter] = ()
+
+    @property
+    def cluster_labels(self) -> torch.Tensor | None:
+        """The clusters `(num_samples,)` of the dataset's images on the CPU, -1 for none; None without clusters."""
+        return None
 
     @classmethod
     def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs):
@@ -499,6 +521,86 @@ class JointEmbeddingModel(SSLModel):
                 f"{' and in size' if same_size else ''}; got {', '.join(map(str, shapes))}"
             )
         check_batch_for_batchnorm(self, views[0])
+
+
+class ClusteringModel(SSLModel):
+    """Base of the algorithms that classify images into clusters of their own features: `backbone`, then `neck` if there
+    is one, `head` the classifier, `memory` the clusters.
+
+    A subclass makes them after calling this constructor, calls `post_init()` at the end of its own, and implements
+    `project`, `clustered` and `begin_epoch`.
+    """
+
+    # The classifier starts anew with the clusters; what it learned for the last ones must not push it on.
+    parameter_rules = (ParameterRule(r"^head\.", momentum=0.0),)
+    training_state = ("memory.labels", "memory.features")
+    _keys_to_ignore_on_load_unexpected = [r"^memory\.(labels|features)$"]  # noqa: RUF012 - transformers' name and type
+    memory: ClusterMemory
+    head: ClassifierHead
+    min_cluster_size = 1
+
+    def __init__(self, config: ClusteringConfig):
+        super().__init__(config)
+        self.backbone = build_backbone(config.backbone_config)
+        self.hidden_size = backbone_hidden_size(self.backbone)
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, ClusterMemory):
+            module.init_buffers()
+
+    def project(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """What is classified `(B, D)`."""
+        raise NotImplementedError
+
+    def clustered(self, projections: torch.Tensor) -> torch.Tensor:
+        """The unit vectors `(B, dim)` that are clustered, of what is classified."""
+        raise NotImplementedError
+
+    def classify(self, projections: torch.Tensor, indices: torch.Tensor) -> SSLLossOutput:
+        """The loss of classifying the images in these rows of the dataset into their clusters."""
+        self.memory.check_indices(indices, len(projections))
+        labels = self.memory.labels[indices]
+        logits = self.head(projections)
+        loss = weighted_cross_entropy(logits, labels, self.memory.class_weights, self.config.weighted_mean)
+        losses = describe_clusters(self.memory.labels, self.config.num_clusters)
+        losses["cross_entropy"] = loss.detach()
+        losses["accuracy"] = (logits.detach().argmax(dim=1) == labels).float().mean()
+        return SSLLossOutput(loss=loss, losses=losses)
+
+    def predict(self, pixel_values: torch.Tensor) -> ClusterOutput:
+        """`mode="predict"`: the cluster of each image."""
+        with torch.no_grad():
+            projections = self.project(pixel_values)
+            logits = self.head(projections)
+            cluster_ids = logits.argmax(dim=1)
+            distances = (self.clustered(projections) - self.memory.centroids[cluster_ids]).norm(dim=1)
+        return ClusterOutput(logits=logits, cluster_ids=cluster_ids, distances=distances)
+
+    @property
+    def cluster_labels(self) -> torch.Tensor | None:
+        return None if self.memory.labels is None else self.memory.labels.to("cpu", copy=True)
+
+    def begin_run(self, num_samples: int | None) -> None:
+        if num_samples is None:
+            raise ValueError(
+                f"{type(self).__name__} keeps the cluster of every image, and a stream does not say how many there are: "
+                "load the dataset without streaming, or take an algorithm that needs no bank, such as SwAV"
+            )
+        check_clusters(num_samples, self.config.num_clusters, self.min_cluster_size)
+        self.memory.start(num_samples)
+
+    def update_class_weights(self) -> None:
+        self.memory.class_weights.copy_(cluster_weights(self.memory.sizes(), self.config.class_weight_power))
+
+    @torch.no_grad()
+    def redraw_head(self) -> None:
+        """Draws the classifier anew, alike on every process; `_init_weights` leaves alone what was loaded."""
+        linear = self.head.classifier
+        linear.weight.copy_(linear.weight_std * torch.randn(linear.weight.shape))
+        linear.bias.zero_()
+        self.redrawn_parameters = tuple(linear.parameters())
 
 
 class SSLForImageClassification(SSLPreTrainedModel):

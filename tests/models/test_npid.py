@@ -211,7 +211,8 @@ class TestNPID(AnyBackboneTests):
         saved, model = self.model().state_dict(), self.model()
         model.begin_run(20)
         with pytest.raises(
-            RuntimeError, match=r"holds 32 images x 16 features and this run's 20 x 16\. A run resumes with"
+            RuntimeError,
+            match=r"holds 32 images x 16 features and this run's 20 images x 16 features\. A run resumes with",
         ):
             model.load_state_dict(saved)
 

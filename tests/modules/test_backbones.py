@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+import timm
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -482,3 +483,15 @@ def test_batchnorm_that_cannot_be_synchronised_is_refused():
 
     with pytest.raises(ValueError, match="0 is a Scaled, a BatchNorm with a forward of its own"):
         synchronize_batchnorm(nn.Sequential(Scaled(3)), torch.device("cpu"))
+
+
+@pytest.mark.parametrize("architecture", ["resnet18", "vit_tiny_patch16_224"])
+def test_a_timm_backbone_starts_as_timm_has_it(architecture):
+    config = SimCLRConfig(backbone_config=TimmWrapperConfig(architecture=architecture), zero_init_residual=False)
+    torch.manual_seed(0)
+    state = AutoModel.from_config(config).backbone.timm_model.state_dict()
+    torch.manual_seed(1)
+    expected = timm.create_model(architecture, num_classes=0).state_dict()
+    for name, tensor in expected.items():
+        if tensor.ndim > 1:
+            assert state[name].std().item() == pytest.approx(tensor.std().item(), rel=0.1), name

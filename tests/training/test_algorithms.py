@@ -38,7 +38,7 @@ def build_trainer(name, output_dir, overrides=None, **args):
 @pytest.mark.parametrize("name", list(ALGORITHMS))
 def test_resumed_in_mid_epoch_it_ends_the_same(name, tmp_path):
     """With teacher, queue or bank, whatever the algorithm has."""
-    overrides = "queue_size=64" if name in ("densecl", "moco") else None
+    overrides = {"densecl": "queue_size=64", "moco": "queue_size=64", "odc": "num_clusters=8"}.get(name)
     trainer = build_trainer(name, tmp_path, overrides, save_total_limit=None)
     assert trainer.steps_per_epoch == 4
     trainer.train()

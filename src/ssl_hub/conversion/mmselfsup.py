@@ -8,12 +8,14 @@ from ..configuration_utils import SSLConfig
 from ..models.barlowtwins.configuration_barlowtwins import BarlowTwinsConfig
 from ..models.byol.configuration_byol import BYOLConfig
 from ..models.cae.configuration_cae import CAEConfig
+from ..models.deepcluster.configuration_deepcluster import DeepClusterConfig
 from ..models.densecl.configuration_densecl import DenseCLConfig
 from ..models.mae.configuration_mae import MAEConfig
 from ..models.maskfeat.configuration_maskfeat import MaskFeatConfig
 from ..models.moco.configuration_moco import MoCoConfig
 from ..models.mocov3.configuration_mocov3 import MoCoV3Config
 from ..models.npid.configuration_npid import NPIDConfig
+from ..models.odc.configuration_odc import ODCConfig
 from ..models.relativeloc.configuration_relativeloc import RelativeLocConfig
 from ..models.rotationpred.configuration_rotationpred import RotationPredConfig
 from ..models.simclr.configuration_simclr import SimCLRConfig
@@ -86,10 +88,19 @@ DALLE_RULES = [
     (r"\.b$", ".bias"),
 ]
 
+CLUSTER_RULES = [
+    (r"^head\.fc_cls\.", "head.classifier."),
+    (r"^loss_weight$", "memory.class_weights"),
+    (r"^memory_bank\.centroids$", "memory.centroids"),
+    (r"^backbone\.sobel_layer\.sobel\.0\.weight$", "sobel.grey"),
+    (r"^backbone\.sobel_layer\.sobel\.1\.weight$", "sobel.gradients"),
+]
+
 RULES = {
     "BarlowTwins": RESNET_RULES,
     "BYOL": [*TEACHER_RULES, *RESNET_RULES],
     "CAE": CAE_RULES,
+    "DeepCluster": [*CLUSTER_RULES, *RESNET_RULES],
     "DenseCL": [
         (r"^queue$", "memory.global_queue.vectors"),
         (r"^queue_ptr$", "memory.global_queue.pointer"),
@@ -110,6 +121,7 @@ RULES = {
         *RESNET_RULES,
     ],
     "MoCoV3": [*TEACHER_RULES, *VIT_RULES, *RESNET_RULES],
+    "ODC": [*CLUSTER_RULES, *RESNET_RULES],
     "NPID": [
         (r"^memory_bank\.feature_bank$", "memory.features"),
         (r"^neck\.fc\.", "neck."),
@@ -131,11 +143,16 @@ RULES = {
     ],
 }
 
-# What is left out: a teacher's count of updates, which is a matter of the trainer, and the index of a window's positions,
-# which is one of its size; SwAV's BatchNorm, which is there under two names; NPID's sampler, which draws all alike; CAE's tokenizer, which comes from a source
-# of its own.
+# What is left out, by algorithm: SwAV's BatchNorm is there under two names, NPID's sampler draws all alike, the biases of
+# DeepCluster's Sobel filter are zero, CAE's tokenizer comes from a source of its own. A teacher's count of updates is a
+# matter of the trainer, the index of a Swin's window positions one of its size.
 ALWAYS_DROPPED = r".*\.(steps|relative_position_index)"
-DROPPED = {"SwAV": r"neck\.bn\..*", "NPID": r"memory_bank\.multinomial\..*", "CAE": r"target_generator\..*"}
+DROPPED = {
+    "CAE": r"target_generator\..*",
+    "DeepCluster": r"backbone\.sobel_layer\.sobel\.\d\.bias",
+    "NPID": r"memory_bank\.multinomial\..*",
+    "SwAV": r"neck\.bn\..*",
+}
 
 # mmcls' ResNet: the kind of its blocks, and their numbers
 RESNET_DEPTHS = {
@@ -408,6 +425,28 @@ def _cae_config(config: dict) -> CAEConfig:
     )
 
 
+def _deepcluster_config(config: dict) -> DeepClusterConfig:
+    sobel = config["backbone"]["type"] == "ResNetSobel"
+    backbone = {**config["backbone"], "in_channels": 2} if sobel else config["backbone"]
+    return DeepClusterConfig(backbone_config=_resnet_fields(backbone), sobel=sobel, **_cluster_fields(config))
+
+
+def _odc_config(config: dict) -> ODCConfig:
+    neck, memory = config["neck"], config["memory_bank"]
+    return ODCConfig(
+        backbone_config=_resnet_fields(config["backbone"]),
+        projection_hidden_size=neck["hid_channels"],
+        projection_size=neck["out_channels"],
+        memory_momentum=memory.get("momentum", 0.5),
+        min_cluster_size=memory.get("min_cluster", 20),
+        **_cluster_fields(config),
+    )
+
+
+def _cluster_fields(config: dict) -> dict:
+    return {"num_clusters": config["head"]["num_classes"], "weighted_mean": False, **_normalisation(config)}
+
+
 def _densecl_config(config: dict) -> DenseCLConfig:
     return DenseCLConfig(
         grid_size=config["neck"].get("num_grid"),
@@ -544,12 +583,14 @@ CONFIG_CONVERTERS = {
     "BarlowTwins": _barlowtwins_config,
     "BYOL": _byol_config,
     "CAE": _cae_config,
+    "DeepCluster": _deepcluster_config,
     "DenseCL": _densecl_config,
     "MAE": _mae_config,
     "MaskFeat": _maskfeat_config,
     "MoCo": _moco_config,
     "MoCoV3": _mocov3_config,
     "NPID": _npid_config,
+    "ODC": _odc_config,
     "RelativeLoc": _relativeloc_config,
     "RotationPred": _rotationpred_config,
     "SimCLR": _simclr_config,

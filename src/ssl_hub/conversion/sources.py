@@ -35,7 +35,7 @@ SOURCES = {
     ),
 }
 # What no source keeps in its checkpoint, by model_type.
-KEPT_ELSEWHERE = {"swav": ("memory.",)}
+KEPT_ELSEWHERE = {"swav": ("memory.",), "deepcluster": ("memory.",)}
 
 
 def load_foreign_checkpoint(model: SSLModel, path: str | Path, source: str, new: Sequence[str] = ()) -> None:

@@ -86,6 +86,8 @@ def build_backbone(config: PreTrainedConfig, zero_init_residual: bool = False) -
     from transformers import AutoModel  # not above: it is what imports our models
 
     backbone = AutoModel.from_config(config)
+    if hasattr(backbone, "timm_model") and backbone.device.type != "meta":
+        _initialize_as_timm(backbone)
     # A pooler with a linear layer (ViT's, with tanh) belongs to supervised training, and no loss here would train it.
     pooler = getattr(backbone, "pooler", None)
     if isinstance(pooler, nn.Module) and any(isinstance(module, nn.Linear) for module in pooler.modules()):
@@ -105,6 +107,16 @@ def build_backbone(config: PreTrainedConfig, zero_init_residual: bool = False) -
         delattr(module, last)
         module.register_buffer(last, value)
     return backbone
+
+
+def _initialize_as_timm(backbone: PreTrainedModel) -> None:
+    """Gives a model of timm its own initialisation: transformers draws all that it wraps from N(0, 0.02)."""
+    import timm  # it takes a while to import
+
+    fresh = timm.create_model(backbone.config.architecture, num_classes=0, **(backbone.config.model_args or {}))
+    backbone.timm_model.load_state_dict(fresh.state_dict())
+    for module in backbone.modules():
+        module._is_hf_initialized = True  # so that the model around it leaves them alone
 
 
 def backbone_layout(backbone: PreTrainedModel) -> BackboneLayout:

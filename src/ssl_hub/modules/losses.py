@@ -5,6 +5,8 @@ import functools
 import torch
 import torch.nn.functional as F
 
+from ..distributed import num_processes, sum_
+
 
 def to_float32(value):
     """A tensor of half precision as float32; anything else as it is, double precision too."""
@@ -67,6 +69,25 @@ def cosine_loss(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 @in_float32
+def weighted_cross_entropy(
+    logits: torch.Tensor, labels: torch.Tensor, class_weights: torch.Tensor, weighted_mean: bool
+) -> torch.Tensor:
+    """Cross entropy whose rows weigh as much as their class.
+
+    Args:
+        logits: `(B, K)`.
+        labels: `(B,)`; rows with label -1 have no weight.
+        class_weights: `(K,)`.
+        weighted_mean: whether to divide by the rows' weights, over all processes, as torch does; else by their number.
+    """
+    known, labels = labels >= 0, labels.clamp(min=0)
+    weights = class_weights[labels] * known
+    losses = F.cross_entropy(logits, labels, reduction="none") * weights
+    if not weighted_mean:
+        return losses.mean()
+    return losses.sum() * num_processes() / sum_(weights.sum()).clamp(min=1e-30)
+
+
 def reconstruction_loss(
     prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None = None, *, power: int, eps: float = 0.0
 ) -> torch.Tensor:

@@ -24,6 +24,7 @@ from ..evaluation.evaluators import describe_metrics
 from ..hub.publishing import publish
 from ..lifecycle import FeatureTable, Progress
 from ..modeling_utils import SSLModel
+from ..modules.clustering import normalized_mutual_information
 from .arguments import DataArguments, PretrainingArguments
 from .checkpointing import check_output_dir, find_checkpoint, load_checkpoint, remove_leftovers, save_checkpoint
 from .optimization import Schedule, build_optimizer, describe_groups, drop_frozen_gradients
@@ -177,15 +178,22 @@ class SSLTrainer:
     # One epoch, one step
 
     def _begin_epoch(self) -> None:
+        start = time.perf_counter()
         # The same seed on every process: whatever is drawn here, clusters for one, has to be.
         self._seed(EPOCH_STREAM, self.epoch, process_index=0)
         self.sampling_weights = self.model.begin_epoch(self.progress, self._feature_table)
+        for parameter in self.model.redrawn_parameters:
+            self.optimizer.state.pop(parameter, None)
+        metrics, clusters = dict(self.model.epoch_metrics), self.model.cluster_labels
+        if clusters is not None and "label" in self.train_dataset.column_names:
+            classes = torch.tensor(self.train_dataset["label"])
+            metrics["nmi_to_classes"] = normalized_mutual_information(clusters, classes)
+        if metrics:
+            self.log.write(self.step, metrics)
+        self.log.leave_out(time.perf_counter() - start)
 
     def _feature_table(self, extract: Callable[[torch.Tensor], torch.Tensor] | None = None) -> FeatureTable:
-        start = time.perf_counter()
-        table = self.run_evaluation.feature_table(self.model, self.train_dataset, extract)
-        self.log.leave_out(time.perf_counter() - start)
-        return table
+        return self.run_evaluation.feature_table(self.model, self.train_dataset, extract)
 
     def _train_step(self, micro_batches: list[dict]) -> None:
         self.schedule.apply(self.progress)
