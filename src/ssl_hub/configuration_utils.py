@@ -91,6 +91,11 @@ class SSLConfig(PreTrainedConfig):
     def num_channels(self) -> int:
         return num_backbone_channels(self.backbone_config)
 
+    @property
+    def backbone_note(self) -> str:
+        """What a user of the plain backbone has to know besides, as the model card puts it; empty if nothing."""
+        return ""
+
 
 def check_backbone_type(model_type: str) -> None:
     """Raises `ValueError`, with near names, unless transformers knows this `model_type`."""

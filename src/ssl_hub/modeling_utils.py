@@ -145,17 +145,12 @@ class SSLModel(SSLPreTrainedModel):
         return SSLConfig.push_model(self, repo_id, **options)
 
     def save_pretrained(self, save_directory, *args, push_to_hub: bool = False, **kwargs) -> None:
-        """As in transformers, but for `push_to_hub=True`, which would upload an incomplete repository.
-
-        Tensors keep the names that they have in the model: `save_original_format=True` gives those of a backbone the
-        names that transformers has in the backbone's own checkpoints.
-        """
+        """As in transformers, but for `push_to_hub=True`, which would upload an incomplete repository."""
         if push_to_hub:
             raise ValueError(
                 "save_pretrained(push_to_hub=True) would upload the weights without backbone/, image processor and model "
                 "card: call push_to_hub(repo_id)"
             )
-        kwargs.setdefault("save_original_format", False)
         super().save_pretrained(save_directory, *args, **kwargs)
 
     def freeze(self) -> None:

@@ -18,15 +18,18 @@ from ssl_hub.training.recipes import list_recipes, load_recipe
 torch.set_num_threads(1)
 
 # The same kinds of layers, a few and thin. Fields that a backbone or an algorithm does not have are left out.
+VIT = {
+    "image_size": 32,
+    "patch_size": 8,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+}
 SMALLER_BACKBONE = {
-    "vit": {
-        "image_size": 32,
-        "patch_size": 8,
-        "hidden_size": 16,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 16,
-    },
+    "vit": VIT,
+    "beit": VIT,
+    "swin": {"image_size": 32, "embed_dim": 8, "depths": [1, 2], "num_heads": [2, 4], "window_size": 4},
     "resnet": {"embedding_size": 8, "hidden_sizes": [16, 32, 32, 64], "depths": [1, 2, 1, 1]},
     "cifar_resnet": {"embedding_size": 8, "hidden_sizes": [8, 16, 16, 16], "depths": [1, 1, 1, 1]},
     "regnet": {},
@@ -34,7 +37,8 @@ SMALLER_BACKBONE = {
 SMALLER = {
     **dict.fromkeys(("projection_hidden_size", "projection_size", "predictor_hidden_size", "num_prototypes"), 16),
     **dict.fromkeys(("decoder_hidden_size", "decoder_num_attention_heads", "decoder_intermediate_size"), 4),
-    "decoder_num_hidden_layers": 1,
+    **dict.fromkeys(("decoder_num_hidden_layers", "regressor_num_hidden_layers"), 1),
+    "mask_cell_size": 8,
     "queue_size": 0,
 }
 
@@ -54,7 +58,7 @@ for folder in sorted(Path(sys.argv[1]).iterdir()):
         continue
     expected = load_file(folder / "features.safetensors")
     with torch.no_grad():
-        features = model(expected["pixel_values"]).last_hidden_state
+        features = model(expected["pixel_values"], **json.loads((folder / "arguments.json").read_text())).last_hidden_state
     missing = [key for key in info["missing_keys"] if not key.startswith("pooler.")]
     assert not missing and not info["unexpected_keys"] and not info["mismatched_keys"], (folder.name, info)
     error = (features - expected["features"]).norm() / expected["features"].norm()
@@ -74,11 +78,13 @@ def smaller_config(name):
     if "queue_size" in fields and config_class.model_type != "swav":
         fields["queue_size"] = 64
     backbone = {**backbone_config.to_diff_dict(), "model_type": kind, **SMALLER_BACKBONE[kind]}
+    for key in ("out_features", "out_indices"):  # of the layers that are left out
+        backbone.pop(key, None)
     fields = {
         **model,
         **fields,
         "backbone_config": backbone,
-        "image_size": 32 if kind == "vit" else model.get("image_size"),
+        "image_size": 32 if "image_size" in SMALLER_BACKBONE[kind] else model.get("image_size"),
     }
     return config_class(**{key: value for key, value in fields.items() if key != "model_type"})
 
@@ -100,9 +106,11 @@ def folders(tmp_path_factory):
         pixel_values = torch.randn(2, 3, 32, 32)
         with torch.no_grad():
             features = model(pixel_values).last_hidden_state
-        save_file(
-            {"pixel_values": pixel_values, "features": features.contiguous()}, root / name / "features.safetensors"
-        )
+        tensors = {"pixel_values": model.backbone_input(pixel_values), "features": features.contiguous()}
+        save_file(tensors, root / name / "features.safetensors")
+        # as the card says
+        arguments = {"always_partition": True} if "always_partition=True" in config.backbone_note else {}
+        (root / name / "arguments.json").write_text(json.dumps(arguments))
     return root
 
 

@@ -209,7 +209,7 @@ def test_latest_falls_back_from_a_damaged_checkpoint(run_folder, whole_run, capl
     warnings = [record.getMessage() for record in caplog.records]
     assert warnings[0].startswith("not resuming from checkpoint-6: ")
     assert any(word in warnings[0] for word in ("cut off or changed", "is missing", "is damaged", "has no manifest"))
-    assert warnings[1] == "going on from step 4, so removed checkpoint-6"
+    assert warnings[1] == "resuming from step 4, so removed checkpoint-6"
     assert_same_end(run_folder, whole_run)
 
 
@@ -225,7 +225,7 @@ def test_no_whole_checkpoint(run_folder):
 def test_an_earlier_checkpoint_by_its_path(run_folder, whole_run, caplog):
     """The later ones go: they would count as the newest, and what is saved next as the oldest."""
     train(run_folder, str(run_folder / "checkpoint-2"), save_total_limit=2)
-    assert "going on from step 2, so removed checkpoint-4, checkpoint-6" in caplog.text
+    assert "resuming from step 2, so removed checkpoint-4, checkpoint-6" in caplog.text
     assert [path.name for path in list_checkpoints(run_folder)] == ["checkpoint-4", "checkpoint-6"]
     assert metrics_of(run_folder) == metrics_of(whole_run)
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
-from transformers import PreTrainedConfig
 
 from ..configuration_utils import SSLConfig
 from ..evaluation.evaluators import METRICS
@@ -75,7 +74,7 @@ def build_model_card(
     sections = [
         f"# {model_name}",
         _introduction(config, shown_dataset),
-        _how_to_load(repo_id or "path/to/this/folder", config.backbone_config),
+        _how_to_load(repo_id or "path/to/this/folder", config),
         _training(recipe_name, training_arguments),
         _results(final),
     ]
@@ -109,7 +108,8 @@ def _introduction(config: SSLConfig, dataset: str | None) -> str:
     return text + "."
 
 
-def _how_to_load(name: str, backbone_config: PreTrainedConfig) -> str:
+def _how_to_load(name: str, config: SSLConfig) -> str:
+    backbone_config = config.backbone_config
     about_backbone, import_line = "a plain transformers model that needs no `ssl_hub`", ""
     if not type(backbone_config).__module__.startswith("transformers."):
         package = type(backbone_config).__module__.partition(".")[0]
@@ -117,6 +117,7 @@ def _how_to_load(name: str, backbone_config: PreTrainedConfig) -> str:
         import_line = f"import {package}\n"
     elif backbone_config.model_type == "timm_wrapper":
         about_backbone += ", but timm"
+    note = config.backbone_note and f" {config.backbone_note}"
     return f"""## How to use
 
 Features of an image, with `ssl_hub` installed:
@@ -133,7 +134,7 @@ features = model(**inputs).pooler_output  # (1, D)
 ```
 
 The backbone alone, {about_backbone}. Use its `last_hidden_state`: the pooling layer that transformers adds to some
-backbones, such as ViT, was not trained.
+backbones, such as ViT, was not trained.{note}
 
 ```python
 {import_line}from transformers import AutoModel

@@ -46,7 +46,9 @@ class BackboneLayout:
 
 
 class PlainCheckpointMixin:
-    """Put before a transformers model that a class extends without adding tensors: its checkpoint is one of its parent.
+    """Put before a transformers model that a class extends: its checkpoint is one of its parent.
+
+    Tensors that the parent would not read, such as a mask token, are left out.
 
     transformers renames the tensors of its own classes when it saves and loads them, so that all its versions read the
     file, but not those of a class it does not know; `AutoModel` then takes the parent's name from the configuration.
@@ -64,6 +66,9 @@ class PlainCheckpointMixin:
                 break
 
     def save_pretrained(self, save_directory, **kwargs):
+        with torch.device("meta"):
+            known = self.plain_class(self.config).state_dict().keys()
+        kwargs.setdefault("state_dict", {name: x for name, x in self.state_dict().items() if name in known})
         super().save_pretrained(save_directory, **kwargs)
         self.config.architectures = [self.plain_class.__name__]
         self.config.save_pretrained(save_directory)
@@ -87,7 +92,7 @@ def build_backbone(config: PreTrainedConfig, zero_init_residual: bool = False) -
 
     backbone = AutoModel.from_config(config)
     if hasattr(backbone, "timm_model") and backbone.device.type != "meta":
-        _initialize_as_timm(backbone)
+        _initialize_as_timm(backbone, zero_init_residual)
     # A pooler with a linear layer (ViT's, with tanh) belongs to supervised training, and no loss here would train it.
     pooler = getattr(backbone, "pooler", None)
     if isinstance(pooler, nn.Module) and any(isinstance(module, nn.Linear) for module in pooler.modules()):
@@ -97,8 +102,6 @@ def build_backbone(config: PreTrainedConfig, zero_init_residual: bool = False) -
             for module in backbone.modules():
                 if isinstance(module, ResNetBasicLayer | ResNetBottleNeckLayer | RegNetXLayer | RegNetYLayer):
                     init.zeros_(module.layer[-1].normalization.weight)
-                elif hasattr(module, "zero_init_last"):  # timm's ResNets and their kin
-                    module.zero_init_last()
     backbone._layout, unused = _inspect(backbone)
     for name in unused:
         owner, _, last = name.rpartition(".")
@@ -109,11 +112,17 @@ def build_backbone(config: PreTrainedConfig, zero_init_residual: bool = False) -
     return backbone
 
 
-def _initialize_as_timm(backbone: PreTrainedModel) -> None:
+def _initialize_as_timm(backbone: PreTrainedModel, zero_init_residual: bool) -> None:
     """Gives a model of timm its own initialisation: transformers draws all that it wraps from N(0, 0.02)."""
     import timm  # it takes a while to import
 
     fresh = timm.create_model(backbone.config.architecture, num_classes=0, **(backbone.config.model_args or {}))
+    for module in fresh.modules():  # timm itself starts the last of each block at zero
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
+    for module in fresh.modules():
+        if zero_init_residual and hasattr(module, "zero_init_last"):
+            module.zero_init_last()
     backbone.timm_model.load_state_dict(fresh.state_dict())
     for module in backbone.modules():
         module._is_hf_initialized = True  # so that the model around it leaves them alone

@@ -52,7 +52,8 @@ def save_checkpoint(
     """
     unfinished = output_dir / f"checkpoint-{step}.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
-    model.save_pretrained(unfinished)
+    # Under the names of the modules, which `load_model` asks for; transformers would rename a backbone's tensors.
+    model.save_pretrained(unfinished, save_original_format=False)
     image_processor.save_pretrained(unfinished)
     optimizer_state = optimizer.state_dict()
     tensors, scalars = {}, {}

@@ -44,3 +44,7 @@ class DeepClusterConfig(ClusteringConfig):
     @property
     def num_channels(self) -> int:
         return 3 if self.sobel else num_backbone_channels(self.backbone_config)
+
+    @property
+    def backbone_note(self) -> str:
+        return "It takes two channels, the Sobel gradients: `model.sobel(pixel_values)`." if self.sobel else ""

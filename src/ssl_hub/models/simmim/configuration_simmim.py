@@ -77,6 +77,11 @@ class SimMIMConfig(MaskedPatchConfig):
         return {"model_type": "swin"}
 
     @property
+    def backbone_note(self) -> str:
+        note = "Call it with `always_partition=True`: its windows are larger than its smallest feature maps."
+        return note if self.pad_small_maps else ""
+
+    @property
     def encoder_stride(self) -> int:
         """Pixels between the positions of the backbone's last feature map."""
         backbone = self.backbone_config
