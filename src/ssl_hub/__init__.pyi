@@ -8,6 +8,10 @@ from .data.datasets import load_image_dataset as load_image_dataset
 from .lifecycle import FeatureTable as FeatureTable
 from .lifecycle import ParameterRule as ParameterRule
 from .lifecycle import Progress as Progress
+from .modeling_clustering import ClusteringModel as ClusteringModel
+from .modeling_joint_embedding import JointEmbeddingModel as JointEmbeddingModel
+from .modeling_masked_image import MaskedPatchModel as MaskedPatchModel
+from .modeling_masked_image import MaskedTargetModel as MaskedTargetModel
 from .modeling_outputs import ClusterOutput as ClusterOutput
 from .modeling_outputs import InstanceOutput as InstanceOutput
 from .modeling_outputs import PatchPredictionOutput as PatchPredictionOutput
@@ -16,10 +20,6 @@ from .modeling_outputs import ReconstructionOutput as ReconstructionOutput
 from .modeling_outputs import RelativeLocationOutput as RelativeLocationOutput
 from .modeling_outputs import RotationOutput as RotationOutput
 from .modeling_outputs import SSLLossOutput as SSLLossOutput
-from .modeling_utils import ClusteringModel as ClusteringModel
-from .modeling_utils import JointEmbeddingModel as JointEmbeddingModel
-from .modeling_utils import MaskedPatchModel as MaskedPatchModel
-from .modeling_utils import MaskedTargetModel as MaskedTargetModel
 from .modeling_utils import SSLForImageClassification as SSLForImageClassification
 from .modeling_utils import SSLModel as SSLModel
 from .models.auto import register_algorithm as register_algorithm

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoModel, AutoModelForPreTraining, ViTConfig, ViTModel
 
-from ssl_hub import modeling_utils
+from ssl_hub import modeling_masked_image
 from ssl_hub.data.datasets import load_image_dataset
 from ssl_hub.models.mae import modeling_mae
 from ssl_hub.training.arguments import PretrainingArguments, parse_arguments
@@ -140,7 +140,7 @@ def test_the_gradient_is_clipped(tmp_path):
 
 
 def test_accumulation_equals_one_large_batch(tmp_path, monkeypatch):
-    monkeypatch.setattr(modeling_utils, "draw_patches", mask_by_position)
+    monkeypatch.setattr(modeling_masked_image, "draw_patches", mask_by_position)
     ends = []
     for count in (1, 4):
         AcceleratorState._reset_state(reset_partial_state=True)
@@ -429,7 +429,7 @@ def test_a_push_without_login_keeps_the_model(tmp_path, monkeypatch):
 
 
 def train_with_batches_of(batch_size, output_dir):
-    modeling_utils.draw_patches = mask_by_position
+    modeling_masked_image.draw_patches = mask_by_position
     args = {"max_train_steps": 6, "eval_steps": 3, "checkpointing_steps": "3", "adam_epsilon": 1e-3}
     eval_dataset = digits("test", 41)  # an odd number: the processes get shares of different sizes
     trainer = build_trainer(output_dir, None, eval_dataset, per_device_train_batch_size=batch_size, **args)
@@ -453,7 +453,7 @@ def test_two_processes_are_one_with_the_whole_batch(tmp_path, monkeypatch):
     assert run.returncode == 0, run.stderr[-3000:]
     assert run.stdout.count("the model is in") == 1
 
-    monkeypatch.setattr(modeling_utils, "draw_patches", mask_by_position)
+    monkeypatch.setattr(modeling_masked_image, "draw_patches", mask_by_position)
     model, _ = train_with_batches_of(16, tmp_path / "one")
     tables = [
         load_file(tmp_path / f"{run}.safetensors") for run in ("one-features-0", "two-features-0", "two-features-1")

@@ -8,8 +8,9 @@ from torch import nn
 from transformers import initialization as init
 
 from ...distributed import num_processes, sum_with_gradient
+from ...modeling_joint_embedding import JointEmbeddingModel
 from ...modeling_outputs import SSLLossOutput
-from ...modeling_utils import JointEmbeddingModel, SSLForImageClassification
+from ...modeling_utils import SSLForImageClassification
 from ...modules.losses import in_float32, to_float32
 from ...modules.necks import build_nonlinear_neck
 from .configuration_barlowtwins import BarlowTwinsConfig

@@ -13,7 +13,8 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.models.beit.modeling_beit import BeitEmbeddings, BeitModel
 
-from ...modeling_utils import MaskTokenModel, SSLForImageClassification
+from ...modeling_masked_image import MaskTokenModel
+from ...modeling_utils import SSLForImageClassification
 from ...modules.backbones import PlainCheckpointMixin
 from .configuration_beitv1 import BEiTV1Config
 

@@ -6,8 +6,9 @@ The student predicts from one view what its momentum teacher makes of the other.
 import torch
 
 from ...lifecycle import Progress, cosine_ramp
+from ...modeling_joint_embedding import JointEmbeddingModel
 from ...modeling_outputs import SSLLossOutput
-from ...modeling_utils import JointEmbeddingModel, SSLForImageClassification
+from ...modeling_utils import SSLForImageClassification
 from ...modules.heads import PredictorHead
 from ...modules.losses import cosine_loss
 from ...modules.necks import build_nonlinear_neck

@@ -26,8 +26,9 @@ from transformers.models.beit.modeling_beit import (
 from transformers.utils.output_capturing import capture_outputs
 
 from ...lifecycle import Progress
+from ...modeling_masked_image import MaskedTargetModel
 from ...modeling_outputs import PatchPredictionOutput, SSLLossOutput
-from ...modeling_utils import MaskedTargetModel, SSLForImageClassification
+from ...modeling_utils import SSLForImageClassification
 from ...modules.backbones import PlainCheckpointMixin
 from ...modules.losses import in_float32, target_loss
 from ...modules.masking import take_patches

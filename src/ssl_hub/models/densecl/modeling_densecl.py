@@ -10,8 +10,9 @@ from torch import nn
 
 from ...distributed import num_processes, shuffle_batch, unshuffle_batch
 from ...lifecycle import Progress
+from ...modeling_joint_embedding import JointEmbeddingModel
 from ...modeling_outputs import SSLLossOutput
-from ...modeling_utils import JointEmbeddingModel, SSLForImageClassification
+from ...modeling_utils import SSLForImageClassification
 from ...modules.backbones import backbone_map_size, feature_map, run_backbone
 from ...modules.losses import normalize, queue_contrast
 from ...modules.memories import Queue

@@ -11,8 +11,9 @@ from torch import nn
 from transformers import initialization as init
 from transformers.models.vit.modeling_vit import ViTAttention, ViTLayer, ViTMLP, ViTPreTrainedModel
 
+from ...modeling_masked_image import MaskedTargetModel
 from ...modeling_outputs import PatchPredictionOutput, ReconstructionOutput, SSLLossOutput
-from ...modeling_utils import MaskedTargetModel, SSLForImageClassification
+from ...modeling_utils import SSLForImageClassification
 from ...modules.losses import reconstruction_loss, target_loss, to_float32
 from ...modules.masking import patchify, take_patches, unpatchify
 from ...modules.position_embeddings import resize_position_table

@@ -6,7 +6,8 @@ gradients. What it shares with BEiT is `MaskTokenModel`.
 
 from transformers import PreTrainedModel
 
-from ...modeling_utils import MaskTokenModel, SSLForImageClassification
+from ...modeling_masked_image import MaskTokenModel
+from ...modeling_utils import SSLForImageClassification
 from ..simmim.modeling_simmim import SimMIMViTModel
 from .configuration_maskfeat import MaskFeatConfig
 

@@ -13,8 +13,9 @@ from transformers import initialization as init
 
 from ...distributed import gather, process_index
 from ...lifecycle import Progress, cosine_ramp
+from ...modeling_joint_embedding import JointEmbeddingModel
 from ...modeling_outputs import SSLLossOutput
-from ...modeling_utils import JointEmbeddingModel, SSLForImageClassification
+from ...modeling_utils import SSLForImageClassification
 from ...modules.backbones import build_backbone
 from ...modules.heads import PredictorHead
 from ...modules.losses import in_float32, normalize

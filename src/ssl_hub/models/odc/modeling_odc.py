@@ -10,8 +10,9 @@ from torch import nn
 
 from ...distributed import broadcast_, check_batch_for_batchnorm, process_index
 from ...lifecycle import FeatureTable, Progress
+from ...modeling_clustering import ClusteringModel
 from ...modeling_outputs import SSLLossOutput
-from ...modeling_utils import ClusteringModel, SSLForImageClassification
+from ...modeling_utils import SSLForImageClassification
 from ...modules.clustering import all_cores, check_clusters, check_finite, describe_clusters, kmeans
 from ...modules.heads import ClassifierHead
 from ...modules.losses import normalize

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from ...distributed import gather_with_gradient
+from ...modeling_joint_embedding import JointEmbeddingModel
 from ...modeling_outputs import SSLLossOutput
-from ...modeling_utils import JointEmbeddingModel, SSLForImageClassification
+from ...modeling_utils import SSLForImageClassification
 from ...modules.losses import in_float32
 from ...modules.necks import build_nonlinear_neck
 from .configuration_simclr import SimCLRConfig

@@ -20,8 +20,9 @@ from transformers.models.swin.modeling_swin import (
 )
 from transformers.models.vit.modeling_vit import ViTEmbeddings, ViTModel
 
+from ...modeling_masked_image import MaskedPatchModel
 from ...modeling_outputs import ReconstructionOutput, SSLLossOutput
-from ...modeling_utils import MaskedPatchModel, SSLForImageClassification
+from ...modeling_utils import SSLForImageClassification
 from ...modules.backbones import PlainCheckpointMixin
 from ...modules.losses import reconstruction_loss
 from ...modules.masking import pixel_mask

@@ -6,8 +6,9 @@ The network predicts from one view its own projection of the other; the gradient
 import torch
 
 from ...lifecycle import ParameterRule
+from ...modeling_joint_embedding import JointEmbeddingModel
 from ...modeling_outputs import SSLLossOutput
-from ...modeling_utils import JointEmbeddingModel, SSLForImageClassification
+from ...modeling_utils import SSLForImageClassification
 from ...modules.heads import PredictorHead
 from ...modules.losses import cosine_loss
 from ...modules.necks import build_nonlinear_neck

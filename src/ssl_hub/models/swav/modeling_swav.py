@@ -11,8 +11,9 @@ from transformers import initialization as init
 
 from ...distributed import gather, num_processes, process_index, sum_
 from ...lifecycle import Progress
+from ...modeling_joint_embedding import JointEmbeddingModel
 from ...modeling_outputs import SSLLossOutput
-from ...modeling_utils import JointEmbeddingModel, SSLForImageClassification
+from ...modeling_utils import SSLForImageClassification
 from ...modules.losses import in_float32, normalize
 from .configuration_swav import SwAVConfig
 
