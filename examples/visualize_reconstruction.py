@@ -48,7 +48,7 @@ def main():
     outputs = model(batch["pixel_values"], mode="predict")
     if not isinstance(outputs, ReconstructionOutput) or outputs.reconstruction is None:
         raise ValueError(
-            f"{args.model_name_or_path} is a {type(model).__name__}, which predicts nothing to see: give a masked-image "
+            f"{args.model_name_or_path} is a {type(model).__name__}, which predicts no picture: give a masked-image "
             "model such as MAE, SimMIM or MaskFeat"
         )
     originals = Normalize(config.image_mean, config.image_std).denormalize(batch["pixel_values"])
