@@ -62,16 +62,26 @@ class SSLPreTrainedModel(PreTrainedModel):
         """What the backbone takes of normalised images: all of them, unless a fixed filter comes in front of it."""
         return pixel_values
 
-    def _backbone_features(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
+    def extract_features(
+        self,
+        pixel_values: torch.Tensor,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> BaseModelOutputWithPooling:
+        """Deterministic features of whole images; of an algorithm, `mode="tensor"`.
+
+        Returns:
+            `BaseModelOutputWithPooling`: `last_hidden_state`, tokens `(batch_size, num_tokens, hidden_size)` or a
+            feature map `(batch_size, hidden_size, height, width)`; `pooler_output` `(batch_size, hidden_size)` as
+            `config.pooling` says; `hidden_states` and `attentions` when asked for.
+        """
         self.check_pixel_values(pixel_values)
         # The backbone reads its own configuration; a user sets these on ours. Passed on only where they are asked for:
         # not every backbone takes both.
-        for name in ("output_hidden_states", "output_attentions"):
-            if kwargs.get(name) is None:
-                kwargs[name] = getattr(self.config, name, None)
-            if not kwargs[name]:
-                del kwargs[name]
-        return run_backbone(self.backbone, self.backbone_input(pixel_values), self.config.pooling, **kwargs)
+        asked = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+        asked = {name: getattr(self.config, name, None) if value is None else value for name, value in asked.items()}
+        options = {name: value for name, value in asked.items() if value}
+        return run_backbone(self.backbone, self.backbone_input(pixel_values), self.config.pooling, **options)
 
 
 class SSLModel(SSLPreTrainedModel):
@@ -201,23 +211,6 @@ class SSLModel(SSLPreTrainedModel):
             return self.predict(pixel_values, **inputs)
         raise ValueError(f"mode must be one of {', '.join(map(repr, MODES))}; got {mode!r}")
 
-    def extract_features(
-        self,
-        pixel_values: torch.Tensor,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
-    ) -> BaseModelOutputWithPooling:
-        """`mode="tensor"`: deterministic features of whole images.
-
-        Returns:
-            `BaseModelOutputWithPooling`: `last_hidden_state`, tokens `(batch_size, num_tokens, hidden_size)` or a
-            feature map `(batch_size, hidden_size, height, width)`; `pooler_output` `(batch_size, hidden_size)` as
-            `config.pooling` says; `hidden_states` and `attentions` when asked for.
-        """
-        return self._backbone_features(
-            pixel_values, output_hidden_states=output_hidden_states, output_attentions=output_attentions
-        )
-
     def loss(self, pixel_values: torch.Tensor, **inputs) -> SSLLossOutput:
         """`mode="loss"`."""
         raise NotImplementedError(f"{type(self).__name__} does not implement loss()")
@@ -330,9 +323,7 @@ class SSLForImageClassification(SSLPreTrainedModel):
             if labels is not None:
                 loss = sum(self.loss_function(labels, each, self.config, **kwargs) for each in logits.unbind(dim=1))
             return ImageClassifierOutput(loss=loss, logits=logits)
-        features = self._backbone_features(
-            pixel_values, output_hidden_states=output_hidden_states, output_attentions=output_attentions
-        )
+        features = self.extract_features(pixel_values, output_hidden_states, output_attentions)
         pooled = features.pooler_output
         logits = self.classifier(self.classifier_norm(pooled) if self.config.classifier_norm else pooled)
         loss = self.loss_function(labels, logits, self.config, **kwargs) if labels is not None else None
