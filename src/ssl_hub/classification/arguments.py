@@ -87,6 +87,9 @@ class ClassifierTrainingArguments(TrainingArguments):
     lr_milestone_factor: float = field(default=0.1, metadata={"help": "By what."})
 
     learning_rate: float | None = field(default=None, metadata={"help": "Instead of --base_learning_rate."})
+    # Where the published protocols differ from transformers' defaults.
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "A schedule of transformers."})
+    max_grad_norm: float = field(default=0.0, metadata={"help": "Clip the gradient to this norm; 0 for not at all."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "A dataset here has no others."})
 
     def __post_init__(self):
@@ -118,7 +121,9 @@ def load_protocol(name_or_file: str) -> dict:
         text = Path(name_or_file).read_text()
     else:
         near = get_close_matches(name_or_file, names, n=3) or names
-        raise ValueError(f"there is no recipe {name_or_file!r} of a classifier and no such file; near it: {', '.join(near)}")
+        raise ValueError(
+            f"there is no recipe {name_or_file!r} of a classifier and no such file; near it: {', '.join(near)}"
+        )
     try:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:

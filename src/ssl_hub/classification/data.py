@@ -65,9 +65,7 @@ class LabelledImages(NamedTuple):
         return LabelledImages(self.dataset.select(rows), self.labels[rows])
 
 
-def load_labelled_images(
-    args: LabelledDataArguments, seed: int
-) -> tuple[LabelledImages, LabelledImages, list[str]]:
+def load_labelled_images(args: LabelledDataArguments, seed: int) -> tuple[LabelledImages, LabelledImages, list[str]]:
     """The training images, the test images, and the names of the classes.
 
     Raises:
@@ -88,9 +86,7 @@ def load_labelled_images(
     return train_images, test_images, names
 
 
-def label_images(
-    train: datasets.Dataset, test: datasets.Dataset
-) -> tuple[LabelledImages, LabelledImages, list[str]]:
+def label_images(train: datasets.Dataset, test: datasets.Dataset) -> tuple[LabelledImages, LabelledImages, list[str]]:
     """Numbers the classes of two splits alike, by their names.
 
     The classes are those that the training split declares, or its values where they have no names. A split made from
@@ -101,10 +97,7 @@ def label_images(
     """
     train_names, test_names = _label_names(train, "training"), _label_names(test, "test")
     declared = train.features["label"]
-    if isinstance(declared, datasets.ClassLabel):
-        names = declared.names
-    else:
-        names = sorted(set(train_names), key=int)
+    names = declared.names if isinstance(declared, datasets.ClassLabel) else sorted(set(train_names), key=int)
     trained = Counter(train_names)
     unknown = Counter(name for name in test_names if name not in trained)
     if unknown:

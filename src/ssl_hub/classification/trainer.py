@@ -1,5 +1,7 @@
 """transformers' `Trainer`, with the optimizers, schedules and mixed labels that classifiers are published with."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +79,7 @@ def run_trainer(trainer: "ClassifierTrainer") -> dict[str, float]:
 
 def build_transform(augmentation: AugmentationArguments, image_size: int, mean, std):
     """timm's training transform: RGB image to normalised `(3, image_size, image_size)`."""
-    return transforms_imagenet_train(
+    transform = transforms_imagenet_train(
         image_size,
         scale=(augmentation.crop_scale_min, 1.0),
         hflip=augmentation.hflip,
@@ -90,6 +92,16 @@ def build_transform(augmentation: AugmentationArguments, image_size: int, mean, 
         mean=tuple(mean),
         std=tuple(std),
     )
+    # At its full strength timm asks for 0 bits a color, which recent versions of Pillow refuse.
+    for step in transform.transforms:
+        for operation in getattr(step, "ops", ()):
+            if operation.name.startswith("Posterize"):
+                operation.level_fn = partial(_at_least_one_bit, operation.level_fn)
+    return transform
+
+
+def _at_least_one_bit(level_fn: Callable, *arguments) -> tuple[int]:
+    return (max(1, level_fn(*arguments)[0]),)
 
 
 class ClassifierTrainer(Trainer):
@@ -159,7 +171,8 @@ class ClassifierTrainer(Trainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
         if self.lr_scheduler is None and self.args.lr_milestones is not None:
-            steps_per_epoch = num_training_steps / self.args.num_train_epochs
+            batch_size = self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
+            steps_per_epoch = len(self.train_dataset) / batch_size
             self.lr_scheduler = milestone_schedule(
                 optimizer or self.optimizer,
                 [round(epoch * steps_per_epoch) for epoch in self.args.lr_milestones],

@@ -266,7 +266,7 @@ def remove_final_norm(backbone: PreTrainedModel) -> None:
     if not backbone_layout(backbone).pools:
         owner = getattr(backbone, "timm_model", backbone)
         name = "norm" if owner is not backbone else "layernorm"
-        if not isinstance(getattr(owner, name, None), nn.LayerNorm):
+        if not isinstance(getattr(owner, name, None), nn.LayerNorm | nn.Identity):
             raise ValueError(
                 f"{describe(backbone)} has no LayerNorm at its end for classifier_norm='layernorm' to take the place of: "
                 "leave classifier_norm out, or choose pooling='cls'"
