@@ -30,7 +30,7 @@ def main():
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--augment", action="store_true", help="Train on augmented images, as published.")
     parser.add_argument("--learning_rates", type=float, nargs="+", default=LEARNING_RATES, help="To try at once.")
-    parser.add_argument("--held_out", type=float, default=0.1, help="Share of the training images to choose with.")
+    parser.add_argument("--held_out", type=float, default=0.2, help="Share of the training images to choose with.")
     own, others = parser.parse_known_args()
     if "--help" in others or "-h" in others:
         parser.print_help()

@@ -68,10 +68,10 @@ def load_classifier(
         statistics = _statistics(name_or_path, config)
         model = BackboneForImageClassification(BackboneConfig(backbone_config=config, **statistics, **fields))
         if not from_scratch:
-            state = _pretrained_state(name_or_path, config)
+            state, not_found = _pretrained_state(name_or_path, config)
             # A pooler, or the norm that gave way to the classifier's, is not there any more.
             missing, _ = model.backbone.load_state_dict(state, strict=False)
-            _check_complete(name_or_path, missing)
+            _check_complete(name_or_path, [*missing, *(not_found & model.backbone.state_dict().keys())])
     if drop_path_rate is not None:
         _drop_paths_of_vit(model.backbone, drop_path_rate)
     model.backbone.requires_grad_(not freeze_backbone)
@@ -96,11 +96,13 @@ def _statistics(name_or_path: str, config: PreTrainedConfig) -> dict:
     return {"image_mean": processor.image_mean, "image_std": processor.image_std}
 
 
-def _pretrained_state(name_or_path: str, config: PreTrainedConfig) -> dict:
+def _pretrained_state(name_or_path: str, config: PreTrainedConfig) -> tuple[dict, set[str]]:
+    """The tensors of a backbone, and the names of those that its checkpoint lacks, which are new."""
     if isinstance(config, TimmWrapperConfig) and not Path(name_or_path).exists() and timm.is_model(name_or_path):
         model = timm.create_model(name_or_path, pretrained=True, num_classes=0)
-        return {f"timm_model.{name}": tensor for name, tensor in model.state_dict().items()}
-    return AutoModel.from_pretrained(name_or_path, config=config).state_dict()
+        return {f"timm_model.{name}": tensor for name, tensor in model.state_dict().items()}, set()
+    model, info = AutoModel.from_pretrained(name_or_path, config=config, output_loading_info=True)
+    return model.state_dict(), set(info["missing_keys"])
 
 
 def _check_complete(name_or_path: str, missing: Iterable[str]) -> None:

@@ -66,7 +66,7 @@ def sweep_linear_probes(
     learning_rates: Sequence[float],
     epochs: int = 100,
     batch_size: int = 256,
-    held_out: float = 0.1,
+    held_out: float = 0.2,
     seed: int = 0,
 ) -> LinearProbeSweep:
     """Trains linear classifiers with many learning rates at once on standardised features, and tests the best one.
