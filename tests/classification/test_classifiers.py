@@ -1,9 +1,18 @@
 """The classifiers of the protocols, on backbones of ssl_hub, transformers and timm."""
 
 import pytest
+import timm
 import torch
 from timm.layers import DropPath
-from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification, ResNetConfig, ViTConfig
+from timm.models import group_parameters
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForImageClassification,
+    ResNetConfig,
+    ViTConfig,
+)
 
 from ssl_hub import DeepClusterConfig, MAEConfig
 from ssl_hub.classification.models import load_classifier
@@ -123,9 +132,7 @@ def test_what_a_model_lacks_is_said(mae, resnet, fields, message):
 
 def test_a_checkpoint_of_another_model_is_refused(mae, resnet, tmp_path):
     ViTConfig(**VIT, num_labels=7).save_pretrained(tmp_path / "other")
-    (tmp_path / "other" / "model.safetensors").write_bytes(
-        (tmp_path / "resnet" / "model.safetensors").read_bytes()
-    )
+    (tmp_path / "other" / "model.safetensors").write_bytes((tmp_path / "resnet" / "model.safetensors").read_bytes())
     with pytest.raises(ValueError, match="lacks 5. tensors of its backbone"):
         load_classifier(str(tmp_path / "other"), NAMES)
 
@@ -136,9 +143,14 @@ def test_stochastic_depth_rises_over_the_blocks(mae):
         rates = [module.drop_prob for module in model.modules() if isinstance(module, DropPath)]
         assert rates == pytest.approx([0.0, 0.1, 0.2])
         model.eval()(images())
-    swin = {"model_type": "swin", "depths": [1, 1], "num_heads": [1, 1], "embed_dim": 8, "image_size": 64, "window_size": 2}
-    from transformers import AutoConfig
-
+    swin = {
+        "model_type": "swin",
+        "depths": [1, 1],
+        "num_heads": [1, 1],
+        "embed_dim": 8,
+        "image_size": 64,
+        "window_size": 2,
+    }
     swin = AutoConfig.for_model(**swin)
     AutoModel.from_config(swin).save_pretrained(f"{mae}/swin")
     model = load_classifier(f"{mae}/swin", NAMES, drop_path_rate=0.3)
@@ -160,9 +172,6 @@ def test_the_filter_of_a_sobel_model_stays_in_front(tmp_path):
 
 def test_layers_of_libraries(mae, resnet):
     """As timm counts the blocks of its own ViT; what is behind them is the last layer, as MMSelfSup has it."""
-    import timm
-    from timm.models import group_parameters
-
     theirs = timm.create_model("vit_tiny_patch16_224", num_classes=3)
     expected = group_parameters(theirs, theirs.group_matcher(coarse=False), reverse=True)
     model = load_classifier("vit_tiny_patch16_224", NAMES, from_scratch=True)

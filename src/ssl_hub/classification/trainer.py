@@ -200,6 +200,29 @@ class ClassifierTrainer(Trainer):
         )
         return (loss, {"loss": loss, "logits": outputs.logits}) if return_outputs else loss
 
+    def get_eval_dataloader(self, eval_dataset=None):
+        """Of all images: transformers would drop an incomplete batch of the test where one of the training is."""
+        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.args.dataloader_drop_last = drop_last
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
+        """Loads by `from_pretrained`: a file has the names of transformers 4, and the base class, which goes by those of
+        the model, would pass over what it does not find and train on with what the run began with."""
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            model = self.accelerator.unwrap_model(self.model if model is None else model)
+            model.load_state_dict(type(model).from_pretrained(resume_from_checkpoint).state_dict())
+
+    def _load_best_model(self) -> None:
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            super()._load_best_model()
+        else:
+            self._load_from_checkpoint(self.state.best_model_checkpoint)
+
     def _mix(self, pixel_values: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mixes pairs of a batch, by draws from (seed, step, process) so that a resumed run makes the same ones."""
         state = np.random.get_state()
