@@ -103,6 +103,7 @@ class ClassifierTrainingArguments(TrainingArguments):
         super().__post_init__()
 
 
+ARGUMENT_CLASSES = (ClassifierArguments, AugmentationArguments, LabelledDataArguments, ClassifierTrainingArguments)
 Arguments = tuple[ClassifierArguments, AugmentationArguments, LabelledDataArguments, ClassifierTrainingArguments]
 
 
@@ -137,8 +138,7 @@ def load_protocol(name_or_file: str) -> dict:
 def parse_arguments(args: list[str] | None = None, **defaults) -> Arguments:
     """Parses a command line; what it leaves out comes from the recipe, then from `defaults`, then from the classes."""
     args = sys.argv[1:] if args is None else args
-    classes = (ClassifierArguments, AugmentationArguments, LabelledDataArguments, ClassifierTrainingArguments)
-    parser = HfArgumentParser(classes, allow_abbrev=False)
+    parser = HfArgumentParser(ARGUMENT_CLASSES, allow_abbrev=False)
     # The recipe has to be known first, as it says what the defaults of the other arguments are.
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--recipe")
@@ -146,7 +146,7 @@ def parse_arguments(args: list[str] | None = None, **defaults) -> Arguments:
     known = first.parse_known_args(args)[0]
     if known.recipe is not None:
         protocol = load_protocol(known.recipe)
-        allowed = sorted({f.name for cls in classes for f in fields(cls)})
+        allowed = sorted({f.name for cls in ARGUMENT_CLASSES for f in fields(cls)})
         for name in protocol:
             if name not in allowed:
                 near = get_close_matches(name, allowed, n=3)
