@@ -99,7 +99,10 @@ class SSLConfig(PreTrainedConfig):
                 f"image_mean and image_std need {channels} values each (one a channel); got {self.image_mean} and "
                 f"{self.image_std}"
             )
-        super().__post_init__(**kwargs)
+        try:
+            super().__post_init__(**kwargs)
+        except (AttributeError, TypeError) as error:  # of what every configuration of transformers has
+            raise ValueError(f"transformers refuses the {type(self).__name__}: {error}") from error
         if SSLConfig.register_models is not None:
             SSLConfig.register_models(type(self))
 
@@ -139,7 +142,7 @@ def _field_types(config_class: type[SSLConfig]) -> dict[str, Any]:
     names = {field.name for field in fields(config_class)}
     bases = [base for base in reversed(config_class.__mro__) if issubclass(base, SSLConfig)]
     types = {name: hint for base in bases for name, hint in inspect.get_annotations(base).items() if name in names}
-    types["num_labels"] = PositiveInt | None  # a property
+    types["num_labels"] = PositiveInt  # a property
     return {name: hint for name, hint in types.items() if not isinstance(hint, str)}
 
 
@@ -263,6 +266,12 @@ class MaskedPatchConfig(SSLConfig):
                 f"mask_cell_size must be a multiple of the patch size {patch_size} and divide the image size "
                 f"{image_size}; got {cell_size}"
             )
+        for width, heads in self.attention_sizes():
+            if not isinstance(heads, int) or heads < 1 or width < 1 or width % heads != 0:
+                raise ValueError(
+                    f"the width of {algorithm}'s backbone must be a multiple of its number of attention heads; got {width} "
+                    f"and {heads}"
+                )
         num_patches = (image_size // patch_size) ** 2
         if not 0 < self.num_masked_patches(num_patches) < num_patches:
             raise ValueError(
@@ -274,6 +283,10 @@ class MaskedPatchConfig(SSLConfig):
     @property
     def patch_size(self) -> int:
         return self.backbone_config.patch_size
+
+    def attention_sizes(self) -> list[tuple[int, int]]:
+        """Width and number of attention heads of the backbone's layers, where they differ."""
+        return [(self.backbone_config.hidden_size, self.backbone_config.num_attention_heads)]
 
     @property
     def mask_unit(self) -> int:

@@ -75,6 +75,19 @@ class SimMIMConfig(MaskedPatchConfig):
     def default_backbone_fields(cls) -> dict:
         return {"model_type": "swin"}
 
+    def attention_sizes(self) -> list[tuple[int, int]]:
+        backbone = self.backbone_config
+        if backbone.model_type != "swin":
+            return super().attention_sizes()
+        if backbone.window_size < 1:
+            raise ValueError(f"window_size of a Swin must be at least 1, got {backbone.window_size}")
+        if not 0 < len(backbone.depths) == len(backbone.num_heads):
+            raise ValueError(
+                f"depths and num_heads of a Swin need a number for each stage; got {backbone.depths} and "
+                f"{backbone.num_heads}"
+            )
+        return [(backbone.embed_dim * 2**stage, heads) for stage, heads in enumerate(backbone.num_heads)]
+
     @property
     def backbone_note(self) -> str:
         note = "Call it with `always_partition=True`: its windows are larger than its smallest feature maps."
