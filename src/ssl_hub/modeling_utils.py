@@ -40,8 +40,25 @@ class SSLPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
 
+    def check_tensor(self, pixel_values: torch.Tensor) -> None:
+        """Raises `ValueError` unless `pixel_values` are one tensor, of floats, with at least one image."""
+        if not isinstance(pixel_values, torch.Tensor):
+            given = f"a list of {len(pixel_values)}" if isinstance(pixel_values, list | tuple) else type(pixel_values)
+            raise ValueError(
+                f"{type(self).__name__} takes one view of each image here, as one tensor; got {given}. In a recipe, the "
+                "counts of the views add up to one."
+            )
+        if not pixel_values.is_floating_point():
+            raise ValueError(
+                f"pixel_values must be normalised images of a floating type, got {pixel_values.dtype}: the model's image "
+                "processor makes them of raw pixels"
+            )
+        if 0 in pixel_values.shape:
+            raise ValueError(f"pixel_values must hold at least one image, got the shape {tuple(pixel_values.shape)}")
+
     def check_pixel_values(self, pixel_values: torch.Tensor) -> None:
         """Raises `ValueError` unless `pixel_values` are a batch of images `(B, C, H, W)` for this model."""
+        self.check_tensor(pixel_values)
         channels = self.config.num_channels
         if pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
             raise ValueError(

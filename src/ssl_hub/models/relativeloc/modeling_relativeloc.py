@@ -86,6 +86,7 @@ class RelativeLocModel(SSLModel):
                 `(batch_size, num_channels, height, width)`):
                 Patches as for the loss, or whole images, which are cut into a grid with gaps.
         """
+        self.check_tensor(pixel_values)
         if pixel_values.ndim != 5:
             self.check_pixel_values(pixel_values)
             if min(pixel_values.shape[-2:]) < GRID:
@@ -115,6 +116,7 @@ class RelativeLocModel(SSLModel):
         return self.head(self.neck(torch.cat([others, centers], dim=1)))
 
     def check_patches(self, pixel_values: torch.Tensor) -> None:
+        self.check_tensor(pixel_values)
         channels, count = self.config.num_channels, GRID**2
         if pixel_values.ndim != 5 or pixel_values.shape[1:3] != (count, channels):
             raise ValueError(
