@@ -127,7 +127,10 @@ def test_a_folder_is_no_file(tmp_path):
 CHANGES = {
     "NaN": (lambda tensor: tensor.fill_(float("nan")), r"holds NaN or infinity in 1 of \d+ tensors: neck.embed.weight"),
     "infinite": (lambda tensor: tensor.fill_(float("-inf")), "NaN or infinity"),
-    "complex": (lambda tensor: tensor.to(torch.complex64), r"of another type \(1\): neck.embed.weight: torch.complex64"),
+    "complex": (
+        lambda tensor: tensor.to(torch.complex64),
+        r"of another type \(1\): neck.embed.weight: torch.complex64",
+    ),
     "bool": (lambda tensor: tensor > 0, r"neck.embed.weight: torch.bool instead of torch.float32"),
     "integer": (lambda tensor: tensor.long(), "torch.int64 instead of torch.float32"),
     "of no size": (lambda tensor: tensor.sum(), r"neck.embed.weight: \(\) instead of"),
