@@ -19,7 +19,7 @@ from ssl_hub.data.loading import build_eval_loader
 from ssl_hub.evaluation.features import extract_features
 from ssl_hub.evaluation.knn import knn_accuracy
 from ssl_hub.evaluation.linear_probe import linear_probe_accuracy
-from ssl_hub.modeling_utils import load_pretrained
+from ssl_hub.pretrained import load_pretrained
 from ssl_hub.printing import printable
 
 

@@ -17,7 +17,7 @@ from ssl_hub import ReconstructionOutput
 from ssl_hub.data.datasets import load_image_dataset
 from ssl_hub.data.loading import build_eval_loader
 from ssl_hub.data.processing import Normalize, build_image_processor
-from ssl_hub.modeling_utils import load_pretrained
+from ssl_hub.pretrained import load_pretrained
 from ssl_hub.printing import printable
 from ssl_hub.visualization.reconstruction import plot_reconstruction
 

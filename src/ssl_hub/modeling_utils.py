@@ -1,16 +1,12 @@
 """The base of every algorithm: three modes behind one `forward`, and the life-cycle hooks that a trainer calls."""
 
 import math
-import pickle
 import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
@@ -24,55 +20,11 @@ from .modeling_outputs import (
 )
 from .modules.backbones import backbone_hidden_size, build_backbone, run_backbone
 from .modules.memories import Queue
-from .printing import name_some, printable
 
 MODES = ("tensor", "loss", "predict")
 
 # The submodules that an algorithm has besides its backbone.
 SUBMODULES = ("neck", "head", "teacher", "memory", "target_generator")
-
-
-def check_finite(tensors: Mapping[str, torch.Tensor], owner: str) -> None:
-    """Raises `ValueError` if a floating tensor holds NaN or infinity, parameter or buffer.
-
-    Args:
-        tensors: a state dict.
-        owner: what the error calls it.
-    """
-    bad = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not _is_finite(tensor)]
-    if bad:
-        raise ValueError(f"{owner} holds NaN or infinity in {len(bad)} of {len(tensors)} tensors: {name_some(bad)}")
-
-
-def _is_finite(tensor: torch.Tensor) -> bool:
-    # Not every type of 8 bits can be asked.
-    return bool((tensor.float() if tensor.element_size() == 1 else tensor).isfinite().all())
-
-
-def load_pretrained(auto_class: Any, name_or_path: str | Path, **options) -> Any:
-    """`auto_class.from_pretrained(name_or_path, **options)`, with errors of one sentence that name the model.
-
-    Raises:
-        OSError: there is no such folder, or no such model on the Hub.
-        ValueError: what is there is damaged, or no model that this class loads.
-    """
-    name = str(name_or_path)
-    if not Path(name).exists():
-        try:
-            validate_repo_id(name)
-        except HFValidationError as error:
-            raise FileNotFoundError(f"there is no model folder {printable(name)}") from error
-    try:
-        return auto_class.from_pretrained(name, **options)
-    # A folder that other code wrote, or that was cut off, makes transformers raise nearly anything.
-    except Exception as error:
-        reason = printable(str(error).strip() or type(error).__name__).splitlines()[0]
-        if isinstance(error, pickle.UnpicklingError):
-            reason = "its weights hold Python objects besides tensors, which ssl_hub never unpickles"
-        elif "ignore_mismatched_sizes" in reason:
-            reason = "its weights have other shapes than its config.json says"
-        error_class = OSError if isinstance(error, OSError) else ValueError
-        raise error_class(f"the model {printable(name)} cannot be loaded: {reason}") from error
 
 
 class SSLPreTrainedModel(PreTrainedModel):

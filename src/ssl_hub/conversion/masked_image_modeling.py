@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForMaskedImageModeling
 
-from ..modeling_utils import load_pretrained
+from ..pretrained import load_pretrained
 from ..printing import name_some
 from .state_dicts import rename_keys
 

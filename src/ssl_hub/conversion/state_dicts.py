@@ -181,6 +181,8 @@ def load_strictly(model: SSLModel, state_dict: dict[str, torch.Tensor], new: Seq
             f"the checkpoint does not fit this {type(model).__name__}; after renaming, its tensors are "
             f"{'; '.join(problems)}. Is it of the same architecture, and was it saved by the source that you named?"
         )
+    # In the model's precision, which may overflow.
+    state_dict = {key: tensor.to(own[key].dtype) for key, tensor in state_dict.items()}
     check_finite(state_dict, "the checkpoint")
     model.load_state_dict(state_dict, strict=not new)
 
