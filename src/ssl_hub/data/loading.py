@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ssl_hub.data.datasets import is_remote
 from ssl_hub.data.images import EncodedImage, UnreadableImageError, decode_image
 from ssl_hub.data.views import View
 
@@ -210,13 +211,14 @@ class ViewDataset(Dataset):
         self.dataset = dataset
         self.views = views
         self.seed = seed
+        self.remote = is_remote(dataset)
 
     def __getitem__(self, key: tuple) -> dict:
         key = ViewKey(*key)
         unreadable = []
         for row, shown in self._candidates(key):
             try:
-                encoded = EncodedImage(row["image"], f"row {shown}")
+                encoded = EncodedImage(row["image"], f"row {shown}", remote=self.remote)
                 drawn = self._draw(encoded.height, encoded.width, key)
                 # Decoded once, whatever the number of views, and no larger than they need.
                 resolution = max(view.resolution(parameters) for view, parameters in drawn)
@@ -308,6 +310,7 @@ class _ImageDataset(Dataset):
 
     def __init__(self, dataset: datasets.Dataset):
         self.dataset = dataset
+        self.remote = is_remote(dataset)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -316,7 +319,7 @@ class _ImageDataset(Dataset):
         row = self.dataset[index]
         sample = {"image": None, "index": index, "label": row.get("label"), "unreadable": []}
         try:
-            sample["image"] = decode_image(row["image"], f"row {index}")
+            sample["image"] = decode_image(row["image"], f"row {index}", remote=self.remote)
         except UnreadableImageError as error:
             sample["unreadable"].append(error.name)
         return sample

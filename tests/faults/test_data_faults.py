@@ -1,0 +1,279 @@
+"""Bad and hostile data: every case ends in a sentence, or in a run without the bad part and a line that says so."""
+
+import http.server
+import io
+import os
+import re
+import threading
+import warnings
+import zlib
+
+import datasets
+import pyarrow.parquet
+import pytest
+from PIL import Image
+
+from ssl_hub.data.datasets import load_image_dataset, match_labels
+from ssl_hub.data.images import UnreadableImageError, decode_image, printable
+from ssl_hub.data.loading import build_train_loader
+from ssl_hub.data.views import build_views
+
+ESCAPE = "\x1b[31m"
+
+
+def encode(image, file_format="PNG"):
+    file = io.BytesIO()
+    image.save(file, file_format)
+    return file.getvalue()
+
+
+PNG = encode(Image.new("RGB", (6, 4)))
+
+
+def write(folder, *names, content=PNG):
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return folder
+
+
+def labelled(names, labels, **columns):
+    features = datasets.Features(
+        image=datasets.Image(), label=datasets.ClassLabel(names=names) if names else datasets.Value("int64")
+    )
+    images = [{"bytes": PNG, "path": None}] * len(labels)
+    return datasets.Dataset.from_dict({"image": images, "label": labels}, features=features)
+
+
+def paths(folder):
+    return [os.path.relpath(row["image"]["path"], folder) for row in load_image_dataset(folder)]
+
+
+def link(name, target):
+    return lambda folder: (folder / name).symlink_to(target)
+
+
+class TestFolders:
+    """Whatever a folder holds, the scan ends, takes each image once and says what it leaves out."""
+
+    @pytest.mark.parametrize(
+        ("make", "said"),
+        [
+            (link("a/loop", "."), "a/loop"),
+            (link("a/loop", ".."), "a/loop"),
+            (link("loop", "."), r"links to folders that are listed already \(loop\)"),
+            (link("a/loop", "../.."), "a/loop"),
+            (link("a/loop", "/"), "a/loop"),
+            (link("a/itself", "itself"), None),
+            (link("a/gone.png", "nowhere"), r"1 entries of .* no regular files.*a/gone\.png"),
+            (lambda folder: os.mkfifo(folder / "a" / "pipe.jpg"), r"no regular files.*pipe\.jpg"),
+            (link("a/zero.png", "/dev/zero"), r"no regular files.*zero\.png"),
+            (
+                lambda folder: write(folder, b"a/\xff.png".decode(errors="surrogateescape")),
+                r"not UTF-8.*a/\\udcff\.png",
+            ),
+            (lambda folder: write(folder, b"\xff/1.png".decode(errors="surrogateescape")), r"not UTF-8.*\\udcff"),
+        ],
+    )
+    @pytest.mark.timeout(10)
+    def test_what_is_left_out(self, tmp_path, caplog, make, said):
+        folder = write(tmp_path / "images", "a/1.png", "b/deep/2.png")
+        make(folder)
+        assert paths(folder) == ["a/1.png", "b/deep/2.png"]
+        if said is not None:
+            (line,) = caplog.messages
+            assert re.search(said, line)
+
+    def test_links_that_lead_elsewhere_are_followed(self, tmp_path):
+        """Two splits or classes may share a folder, and a folder may lie on another disk."""
+        store = write(tmp_path / "store", "a/1.png", "b/2.png")
+        (tmp_path / "images").mkdir()
+        for split in ("train", "val"):
+            (tmp_path / "images" / split).symlink_to(store)
+        assert paths(tmp_path / "images") == ["train/a/1.png", "train/b/2.png"]
+        assert len(load_image_dataset(tmp_path / "images", "validation")) == 2
+
+    @pytest.mark.timeout(10)
+    def test_links_to_links_are_not_multiplied(self, tmp_path):
+        """Twenty folders, each with two links to the next: a million ways to one image."""
+        for i in range(20):
+            (tmp_path / "images" / "a" / str(i)).mkdir(parents=True)
+            for name in "xy":
+                (tmp_path / "images" / "a" / str(i) / name).symlink_to(f"../{i + 1}")
+        write(tmp_path / "images", "a/20/1.png", "b/2.png")
+        assert len(load_image_dataset(tmp_path / "images")) == 2
+
+    def test_a_folder_that_cannot_be_listed(self, tmp_path, monkeypatch):
+        write(tmp_path, "a/1.png", "b/2.png")
+        scandir = os.scandir
+
+        def refuse(path):
+            if str(path).endswith("b"):
+                raise PermissionError(13, "Permission denied")
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", refuse)
+        with pytest.raises(OSError, match=r"/b' cannot be listed \(Permission denied\).*make it readable, or move"):
+            load_image_dataset(tmp_path)
+
+    def test_no_images(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match="no file at all"):
+            load_image_dataset(tmp_path)
+        with pytest.raises(FileNotFoundError, match=r"1 files \(\.\\x1b\[31m\)"):
+            load_image_dataset(write(tmp_path, f"1.{ESCAPE}"))
+
+
+def test_no_control_character_reaches_a_terminal(tmp_path, caplog):
+    assert printable(f"{ESCAPE}é\n\r\u202e猫 x\udcff") == r"\x1b[31mé\n\r\u202e猫 x\udcff"
+    name = f"{ESCAPE}\u202e.png"
+    texts = []
+    write(tmp_path / "bad", name, content=b"text")
+    with pytest.raises(ValueError) as caught:
+        load_image_dataset(tmp_path / "bad")
+    texts.append(str(caught.value))
+    row = {"bytes": None, "path": str(tmp_path / "bad" / name)}
+    with pytest.raises(UnreadableImageError) as caught:
+        decode_image(row)
+    texts += [str(caught.value), caught.value.name]
+    for wrong in ({"split": ESCAPE}, {"label_column": ESCAPE}):
+        labelled(None, [0]).add_column(ESCAPE, ["a"]).to_parquet(tmp_path / "data" / f"{ESCAPE}-00000-of-00001.parquet")
+        with pytest.raises(ValueError) as caught:
+            load_image_dataset(tmp_path / "data", **{"split": ESCAPE, **wrong} if "split" not in wrong else {})
+        texts.append(str(caught.value))
+    match_labels(labelled(["a", ESCAPE], [0, 1]), labelled(["a", "b"], [0, 1]))
+    texts += caplog.messages
+    assert len(texts) >= 7
+    assert [text for text in texts if not text.isprintable()] == []
+
+
+def png_header(width, height):
+    """A PNG file of so many pixels, of which none is there."""
+
+    def chunk(kind, data):
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+    size = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size + b"\x08\x00\x00\x00\x00") + chunk(b"IDAT", zlib.compress(b""))
+
+
+class TestFiles:
+    @pytest.mark.parametrize(
+        ("content", "why"),
+        [
+            (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n", "no known format"),
+            (encode(Image.new("RGB", (4, 4)), "ICO"), "no known format"),
+            (encode(Image.new("RGB", (4, 4)), "TGA"), "no known format"),
+            (
+                png_header(13_000, 13_000),
+                r"13000 x 13000 pixels, more than the 89478485 of PIL\.Image\.MAX_IMAGE_PIXELS",
+            ),
+            (png_header(60_000, 60_000), "DecompressionBomb"),
+            (png_header(1, 50_000), "1 x 50000 pixels, longer than 100 times its width"),
+            (png_header(50_000, 1), "50000 x 1 pixels"),
+        ],
+    )
+    def test_what_is_not_decoded(self, monkeypatch, tmp_path, content, why):
+        monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *args, **kwargs: pytest.fail("ran Ghostscript"))
+        file = tmp_path / "x.jpg"
+        file.write_bytes(content)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for image in ({"bytes": content, "path": "x.jpg"}, {"bytes": None, "path": str(file)}):
+                with pytest.raises(UnreadableImageError, match=why):
+                    decode_image(image)
+
+    @pytest.mark.timeout(10)
+    @pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+    def test_no_regular_file(self, tmp_path, kind):
+        path = {"pipe": tmp_path / "x.jpg", "device": "/dev/zero", "folder": tmp_path}[kind]
+        if kind == "pipe":
+            os.mkfifo(path)
+        with pytest.raises(UnreadableImageError, match="no regular file"):
+            decode_image({"bytes": None, "path": str(path)})
+
+    def test_a_strip_of_every_training_image_trains_on_the_others(self, tmp_path):
+        """What is not decoded is left out, counted and named like a damaged file."""
+        write(tmp_path, *(f"{i}.png" for i in range(7)))
+        write(tmp_path, "7.png", content=png_header(1, 50_000))
+        loader = build_train_loader(load_image_dataset(tmp_path), build_views([{"size": 4}]), batch_size=8, seed=0)
+        (batch,) = loader
+        assert batch["pixel_values"].shape == (8, 3, 4, 4)
+        assert batch["unreadable"] == [str(tmp_path / "7.png")]
+
+
+class TestAddresses:
+    @pytest.fixture
+    def server(self):
+        asked = []
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                asked.append(self.path)
+                self.send_response(200)
+                self.end_headers()
+                if self.path == "/slow.png":
+                    release.wait(20)
+                self.wfile.write(PNG)
+
+            def log_message(self, *args):
+                pass
+
+        release = threading.Event()
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server.asked, server.address = asked, f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        release.set()
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+    @staticmethod
+    def dataset(addresses):
+        features = datasets.Features(image=datasets.Value("string"))
+        return datasets.Dataset.from_dict({"image": addresses}, features=features)
+
+    @pytest.mark.parametrize("streaming", [False, True])
+    def test_local_data_connect_to_nothing(self, server, tmp_path, streaming):
+        addresses = [f"{server.address}/1.png", "hf://datasets/me/cats/1.png", f"zip://1.png::{server.address}/1.zip"]
+        # A local file may claim what it likes.
+        typed = self.dataset(addresses).cast_column("image", datasets.Image(decode=False, id="remote"))
+        table = typed.data.table.replace_schema_metadata(typed.features.arrow_schema.metadata)
+        pyarrow.parquet.write_table(table, tmp_path / "train.parquet")
+        with pytest.raises(
+            ValueError, match="an address on the network, which is followed in datasets of the Hub only"
+        ):
+            load_image_dataset(tmp_path / "train.parquet", streaming=streaming)
+        assert server.asked == []
+
+    @pytest.mark.parametrize("streaming", [False, True])
+    def test_a_dataset_of_the_hub_may_name_addresses(self, server, monkeypatch, streaming):
+        rows = self.dataset([f"{server.address}/{i}.png" for i in range(4)])
+        monkeypatch.setattr(
+            datasets, "load_dataset", lambda *_, **__: rows.to_iterable_dataset() if streaming else rows
+        )
+        dataset = load_image_dataset("me/cats", streaming=streaming)
+        for num_workers in (0, 1):
+            server.asked.clear()
+            loader = build_train_loader(
+                dataset, build_views([{"size": 4}]), batch_size=4, seed=0, num_workers=num_workers
+            )
+            assert next(iter(loader))["unreadable"] == []
+            assert sorted(server.asked) == [f"/{i}.png" for i in range(4)]
+
+    def test_a_server_that_does_not_answer(self, server, monkeypatch):
+        monkeypatch.setattr("ssl_hub.data.images._TIMEOUT", 0.2)
+        with pytest.raises(UnreadableImageError, match="TimeoutError: timed out"):
+            decode_image({"bytes": None, "path": f"{server.address}/slow.png"}, remote=True)
+
+    def test_a_file_without_end(self, server, monkeypatch):
+        monkeypatch.setattr("ssl_hub.data.images._MAX_BYTES", 10)
+        with pytest.raises(UnreadableImageError, match="more than 10 bytes"):
+            decode_image({"bytes": None, "path": f"{server.address}/1.png"}, remote=True)
+
+    @pytest.mark.parametrize("address", ["file:///etc/hostname", "ftp://127.0.0.1/1.png", "zip://1.png::/tmp/1.zip"])
+    def test_other_protocols(self, address):
+        with pytest.raises(UnreadableImageError, match="begins with none of hf://, http:// and https://"):
+            decode_image({"bytes": None, "path": address}, remote=True)
