@@ -12,11 +12,15 @@ import datasets
 import pyarrow.parquet
 import pytest
 from PIL import Image
+from transformers import AutoModelForPreTraining
 
+from ssl_hub import SSLTrainer
 from ssl_hub.data.datasets import load_image_dataset, match_labels
 from ssl_hub.data.images import UnreadableImageError, decode_image, printable
 from ssl_hub.data.loading import build_train_loader
 from ssl_hub.data.views import build_views
+from ssl_hub.training.arguments import PretrainingArguments
+from ssl_hub.training.recipes import load_recipe
 
 ESCAPE = "\x1b[31m"
 
@@ -38,7 +42,7 @@ def write(folder, *names, content=PNG):
     return folder
 
 
-def labelled(names, labels, **columns):
+def labelled(names, labels):
     features = datasets.Features(
         image=datasets.Image(), label=datasets.ClassLabel(names=names) if names else datasets.Value("int64")
     )
@@ -48,6 +52,17 @@ def labelled(names, labels, **columns):
 
 def paths(folder):
     return [os.path.relpath(row["image"]["path"], folder) for row in load_image_dataset(folder)]
+
+
+def digits_trainer(
+    output_dir, train_dataset, eval_dataset=None, *, recipe="mae-vit-tiny-digits", batch_size=4, **options
+):
+    recipe = load_recipe(recipe)
+    views = options.pop("views", recipe.views)
+    model = AutoModelForPreTraining.from_config(recipe.build_config(options.pop("config_overrides", None)))
+    args = {"max_train_steps": 1, "warmup_steps": 0, "per_device_train_batch_size": batch_size, **options}
+    args = PretrainingArguments(str(output_dir), **args)
+    return SSLTrainer(model, args, train_dataset, views, eval_dataset)
 
 
 def link(name, target):
@@ -277,3 +292,80 @@ class TestAddresses:
     def test_other_protocols(self, address):
         with pytest.raises(UnreadableImageError, match="begins with none of hf://, http:// and https://"):
             decode_image({"bytes": None, "path": address}, remote=True)
+
+
+class TestLabels:
+    @pytest.mark.parametrize(
+        ("train", "evaluation", "labels", "lines"),
+        [
+            (["a", "b", "c"], ["a", "b", "c"], [0, 1, 2, 0], []),
+            (["a", "b", "c"], ["c", "a", "b"], [2, 0, 1, 2], []),
+            (["b", "c"], ["a", "b", "c"], [2, 0, 1, 2], ["classes that the training split lacks (1): a"]),
+            (["a", "b", "c", "d"], ["b", "c", "d"], [1, 2, 3, 1], ["classes that the evaluation split lacks (1): a"]),
+            (["a", "b", "c"], None, [0, 1, 2, 0], ["the labels of the training split have names and those of the "]),
+            (None, ["a", "b", "c"], [0, 1, 2, 0], ["the labels of the evaluation split have names and those of the "]),
+            (None, None, [0, 1, 2, 0], []),
+            (["x", "y", "z"], ["a", "b", "c"], None, ["classes that", "classes that", "evaluation and training split"]),
+        ],
+    )
+    @pytest.mark.parametrize("streaming", [False, True])
+    def test_they_are_matched_by_name(self, caplog, train, evaluation, labels, lines, streaming):
+        train_dataset = labelled(train, [0, 1, 1])
+        train_dataset = train_dataset.to_iterable_dataset() if streaming else train_dataset
+        matched = match_labels(labelled(evaluation, [0, 1, 2, 0]), train_dataset)
+        assert (matched["label"][:] if "label" in matched.column_names else None) == labels
+        assert len(matched) == 4 and len(caplog.messages) == len(lines)
+        for message, line in zip(caplog.messages, lines, strict=True):
+            assert message.startswith(line)
+
+    def test_splits_in_parquet_files(self, tmp_path):
+        """The schema of one split is not put upon another, nor that of one file upon its neighbour."""
+        labelled(["a", "b"], [0, 1]).to_parquet(tmp_path / "train.parquet")
+        labelled(["b", "a"], [0, 1]).to_parquet(tmp_path / "test.parquet")
+        train, test = (load_image_dataset(tmp_path, split) for split in ("train", "test"))
+        assert test.features["label"].names == ["b", "a"]
+        assert match_labels(test, train)["label"][:] == [1, 0]
+        labelled(["b", "a"], [0, 1]).to_parquet(tmp_path / "train-2.parquet")
+        with pytest.raises(ValueError, match=r"train-2\.parquet' and .*train\.parquet' have other class names.*alike"):
+            load_image_dataset(tmp_path)
+
+    def test_a_run_matches_them(self, tmp_path, caplog):
+        """kNN on features that tell the classes apart is right although one class is missing."""
+        for split, classes in (("train", "bc"), ("validation", "abc")):
+            for name in classes:
+                content = encode(Image.new("RGB", (8, 8), {"a": "red", "b": "green", "c": "blue"}[name]))
+                write(tmp_path / split, *(f"{name}/{i}.png" for i in range(8)), content=content)
+        train, evaluation = (load_image_dataset(tmp_path, split) for split in ("train", "validation"))
+        trainer = digits_trainer(tmp_path / "out", train, evaluation, batch_size=8)
+        metrics, _ = trainer.run_evaluation(trainer.model)
+        assert metrics["knn_accuracy"] == pytest.approx(2 / 3)
+        assert caplog.messages == ["classes that the training split lacks (1): a"]
+
+    @pytest.mark.parametrize("labels", [[0, None, 1], [0, -1, 1], [None, None, None]])
+    def test_images_without_a_label(self, tmp_path, caplog, labels):
+        labelled(["a", "b"], labels).to_parquet(tmp_path / "train.parquet")
+        assert load_image_dataset(tmp_path).column_names == ["image"]
+        missing = sum(label not in (0, 1) for label in labels)
+        assert caplog.messages == [
+            f"{missing} of the 3 images of '{tmp_path}' have no label (null or negative), so that the others' are left "
+            "out too"
+        ]
+        with pytest.raises(ValueError, match=r"in the column 'label': remove these images, or leave label_column out"):
+            load_image_dataset(tmp_path, label_column="label")
+
+    @pytest.mark.parametrize(
+        ("names", "said"),
+        [
+            (["1.png", "2.png"], "needs labels, and the training split has none: sort its images into class folders"),
+            (["a/1.png", "b/2.png", "logo.png"], r"has 1 images outside of its 2 class folders \(logo\.png\)"),
+            (["1.png", "metadata.csv"], r"labels come from class folders: did not read metadata\.csv"),
+        ],
+    )
+    def test_a_folder_without_classes(self, tmp_path, caplog, names, said):
+        """kNN is left out with the reason."""
+        train = load_image_dataset(write(tmp_path / "train", *names))
+        evaluation = load_image_dataset(write(tmp_path / "validation", "a/1.png", "b/2.png"))
+        trainer = digits_trainer(tmp_path / "out", train, evaluation, batch_size=1)
+        assert [evaluator.type for evaluator in trainer.run_evaluation.evaluators] == ["label_free"]
+        assert any(re.search(said, message) for message in caplog.messages)
+        assert any("left out the evaluation 'knn'" in message for message in caplog.messages)

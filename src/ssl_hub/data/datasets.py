@@ -124,7 +124,7 @@ def match_labels(
         return eval_dataset
     for lacking, names in (("evaluation", set(theirs) - set(ours)), ("training", set(ours) - set(theirs))):
         if names:
-            logger.warning("the %s split has no images of %d classes: %s", lacking, len(names), _some(sorted(names)))
+            logger.warning("classes that the %s split lacks (%d): %s", lacking, len(names), _some(sorted(names)))
     if not set(ours) & set(theirs):
         logger.warning("evaluation and training split have no class in common: left out the evaluation split's labels")
         return eval_dataset.remove_columns("label")
