@@ -2,6 +2,7 @@
 
 import http.server
 import io
+import math
 import os
 import re
 import threading
@@ -20,7 +21,7 @@ from ssl_hub.data.images import UnreadableImageError, decode_image, printable
 from ssl_hub.data.loading import build_train_loader
 from ssl_hub.data.views import build_views
 from ssl_hub.training.arguments import PretrainingArguments
-from ssl_hub.training.recipes import load_recipe
+from ssl_hub.training.recipes import list_recipes, load_recipe
 
 ESCAPE = "\x1b[31m"
 
@@ -369,3 +370,57 @@ class TestLabels:
         assert [evaluator.type for evaluator in trainer.run_evaluation.evaluators] == ["label_free"]
         assert any(re.search(said, message) for message in caplog.messages)
         assert any("left out the evaluation 'knn'" in message for message in caplog.messages)
+
+
+class TestViews:
+    @pytest.mark.parametrize(
+        ("overrides", "size"),
+        [
+            (None, 16),
+            ("image_size=24", 24),
+            ("backbone_config.image_size=24", 24),
+        ],
+    )
+    @pytest.mark.parametrize("recipe", ["mae-vit-tiny-digits", "simmim-swin-tiny-digits"])
+    def test_they_follow_the_models_image_size(self, tmp_path, recipe, overrides, size):
+        trainer = digits_trainer(tmp_path, load_image_dataset("digits"), recipe=recipe, config_overrides=overrides)
+        assert next(iter(trainer.loader))["pixel_values"].shape == (4, 3, size, size)
+        assert trainer.image_processor.crop_size == {"height": size, "width": size}
+        if overrides == "image_size=24":
+            trainer.train()
+            saved = load_recipe(str(tmp_path / "recipe.yaml"))
+            assert build_views(saved.views, saved.build_config().image_size)[0].size == size
+
+    def test_no_recipe_says_its_size_twice(self):
+        for name in list_recipes():
+            recipe = load_recipe(name)
+            sizes = [view.get("size") for view in recipe.views if view.get("kind", "crop") == "crop"]
+            assert recipe.build_config().image_size not in sizes, name
+
+    def test_a_size_that_is_not_the_models(self, caplog):
+        build_views([{}, {"size": 8}], image_size=16)
+        assert caplog.messages == []
+        build_views([{"size": 8}, {"size": 4}], image_size=16)
+        (line,) = caplog.messages
+        assert "images of 16 pixels (image_size), and the views have 4, 8" in line
+
+    @pytest.mark.parametrize(
+        ("view", "message"),
+        [
+            ({"count": 1_000_000_000}, "count must be a whole number from 1 to 100, got 1000000000"),
+            ({"size": 1_000_000_000}, "size must be a whole number from 1 to 8192"),
+            ({"target": {"size": 1_000_000_000}}, "target: size must be a whole number from 1 to 8192"),
+            ({"kind": "patches", "resize": 1_000_000_000}, "resize must be a whole number from 1 to 8192"),
+            ({"kind": "patches", "grid": 1_000_000_000}, "smaller than the grid of 1000000000"),
+            ({"mask": {"kind": "random", "patch": 0, "count": 1}}, "patch must be a whole number of at least 1, got 0"),
+            ({"mask": {"kind": "aligned", "cell": 0}}, "cell must be a whole number of at least 1, got 0"),
+            ({"ratio": [1e-300, 1e300]}, "ratio must be .*1e-06 <= low <= high <= 1e.06, got"),
+            ({"gaussian_blur": {"p": 1, "sigma": [1, math.inf]}}, "sigma must be"),
+            ({"color_jitter": {"p": 1, "brightness": math.inf}}, "brightness must be a number from 0 to 100, got inf"),
+            ({"scale": [True, True]}, "scale must be"),
+            *(({key: None}, key) for key in ("count", "size", "scale", "kind", "hflip", "mask", "target", "mean")),
+        ],
+    )
+    def test_values_without_bound_or_type(self, view, message):
+        with pytest.raises(ValueError, match=message):
+            build_views([view], image_size=16)

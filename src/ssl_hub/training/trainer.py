@@ -89,7 +89,7 @@ class SSLTrainer:
         self.image_processor = build_image_processor(
             config.image_size, config.image_mean, config.image_std, args.eval_crop_ratio
         )
-        built_views = build_views(views)
+        built_views = build_views(views, config.image_size)
         self.normalize = Normalize(config.image_mean, config.image_std, built_views).to(self.accelerator.device)
         self.loader = build_train_loader(
             train_dataset,
