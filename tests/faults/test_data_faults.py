@@ -12,6 +12,7 @@ import zlib
 import datasets
 import pyarrow.parquet
 import pytest
+import torch
 from PIL import Image
 from transformers import AutoModelForPreTraining
 
@@ -424,3 +425,20 @@ class TestViews:
     def test_values_without_bound_or_type(self, view, message):
         with pytest.raises(ValueError, match=message):
             build_views([view], image_size=16)
+
+
+class TestBatches:
+    """Every algorithm refuses pixels that are no floats, and no images at all: `test_modeling_common.py`."""
+
+    def test_targets_of_8_bits(self):
+        model = AutoModelForPreTraining.from_config(load_recipe("maskfeat-vit-tiny-digits").build_config())
+        pixels = torch.zeros(2, 3, 16, 16)
+        with pytest.raises(ValueError, match="target_pixel_values must be normalised floats, got torch.uint8"):
+            model(pixels, mode="loss", target_pixel_values=pixels.byte())
+
+    def test_two_views_for_an_algorithm_of_one(self, tmp_path):
+        trainer = digits_trainer(tmp_path, load_image_dataset("digits"), views=[{"count": 2}])
+        with pytest.raises(
+            ValueError, match="one view of each image; got a list of 2. In a recipe, the counts of the vie"
+        ):
+            trainer.train()
