@@ -5,6 +5,7 @@ import io
 import math
 import os
 import re
+import signal
 import threading
 import warnings
 import zlib
@@ -21,6 +22,7 @@ from ssl_hub.data.datasets import load_image_dataset, match_labels
 from ssl_hub.data.images import UnreadableImageError, decode_image, printable
 from ssl_hub.data.loading import build_train_loader
 from ssl_hub.data.views import build_views
+from ssl_hub.data.views.crop import CropView
 from ssl_hub.training.arguments import PretrainingArguments
 from ssl_hub.training.recipes import list_recipes, load_recipe
 
@@ -442,3 +444,28 @@ class TestBatches:
             ValueError, match="one view of each image; got a list of 2. In a recipe, the counts of the vie"
         ):
             trainer.train()
+
+
+class TestWorkers:
+    @pytest.mark.parametrize("end", ["killed", "exited"])
+    def test_one_that_is_gone(self, tmp_path, monkeypatch, end):
+        def render(view, image, parameters):
+            os.kill(os.getpid(), signal.SIGKILL) if end == "killed" else os._exit(1)
+
+        monkeypatch.setattr(CropView, "render", render)
+        trainer = digits_trainer(tmp_path, load_image_dataset("digits"), dataloader_num_workers=1)
+        with pytest.raises(ChildProcessError) as caught:
+            trainer.train()
+        how = "is killed by signal: Killed" if end == "killed" else "exited unexpectedly with exit code 1"
+        assert how in str(caught.value) and "\n" not in str(caught.value)
+        assert "memory ran out" in str(caught.value) and "--dataloader_num_workers" in str(caught.value)
+
+    @pytest.mark.parametrize("num_workers", [0, 1])
+    def test_a_batch_of_which_nothing_can_be_read(self, tmp_path, num_workers):
+        train = load_image_dataset(write(tmp_path, "1.png", "2.png"))
+        trainer = digits_trainer(tmp_path / "out", train, batch_size=2, dataloader_num_workers=num_workers)
+        write(tmp_path, "1.png", "2.png", content=b"")
+        with pytest.raises(UnreadableImageError) as caught:
+            trainer.train()
+        assert str(caught.value).startswith(f"None of the images of a batch can be read: {tmp_path}")
+        assert "\n" not in str(caught.value)

@@ -1,6 +1,7 @@
 """Batches for training and evaluation: the same ones whatever the number of workers or processes."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import cycle, islice
 from typing import NamedTuple
@@ -63,6 +64,31 @@ def build_train_loader(
         persistent_workers=num_workers > 0,
         generator=torch.Generator(),  # its own, or each epoch would take a number from the global one
     )
+
+
+@contextmanager
+def explain_worker_errors() -> Iterator[None]:
+    """Turn what a loader's worker processes come to into one sentence: torch reports it as the text of a traceback.
+
+    Raises:
+        ChildProcessError: A worker was killed. Torch notices wherever the main process happens to be, so this goes around
+            all that runs while a loader is open.
+        ValueError, OSError: As the worker raised them.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise ChildProcessError(
+            f"{str(error.__cause__ or error).strip()} Most likely memory ran out: the main memory, or the shared one "
+            "(/dev/shm; `docker run --shm-size`). Give the run more or make --dataloader_num_workers or "
+            "--per_device_train_batch_size smaller, and go on with --resume_from_checkpoint latest."
+        ) from error
+    except (ValueError, OSError) as error:
+        if not str(error).startswith("Caught ") or "in DataLoader worker process" not in str(error):
+            raise
+        raise type(error)(str(error).strip().rpartition("\n")[2].partition(": ")[2]) from error
 
 
 class ViewKey(NamedTuple):

@@ -16,7 +16,7 @@ import yaml
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 
-from ..data.loading import build_train_loader
+from ..data.loading import build_train_loader, explain_worker_errors
 from ..data.processing import Normalize, build_image_processor
 from ..data.views import INPUT_KEYS, build_views
 from ..distributed import synchronize_batchnorm
@@ -146,6 +146,7 @@ class SSLTrainer:
     def progress(self) -> Progress:
         return Progress(self.step, self.total_steps, self.steps_per_epoch)
 
+    @explain_worker_errors()
     def train(self) -> dict:
         """Trains to the end, shares the model, and returns the last evaluation."""
         self._start()
