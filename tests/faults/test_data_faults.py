@@ -5,10 +5,12 @@ import io
 import math
 import os
 import re
+import runpy
 import signal
 import threading
 import warnings
 import zlib
+from pathlib import Path
 
 import datasets
 import pyarrow.parquet
@@ -469,3 +471,43 @@ class TestWorkers:
             trainer.train()
         assert str(caught.value).startswith(f"None of the images of a batch can be read: {tmp_path}")
         assert "\n" not in str(caught.value)
+
+
+class TestNames:
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"--train_dir": "nowhere"}, "There is no file or folder 'nowhere': check the path."),
+            ({"--train_dir": "digits"}, "There is no file or folder 'digits': check the path."),
+            ({"--train_dir": "images", "--validation_dir": "no"}, "There is no file or folder 'no': check the path."),
+            ({"--train_dir": "images/a/1.png"}, "'images/a/1.png' is neither an image folder nor parquet files"),
+            (
+                {"--dataset_name": "./nowhere"},
+                "'./nowhere' is neither a local file or folder nor a dataset that can be",
+            ),
+            ({"--dataset_name": "digits", "--eval_split": "no"}, "'digits' has no split 'no'; the splits there are"),
+            (
+                {"--model_name_or_path": "./no/where"},
+                "--model_name_or_path ./no/where is neither a folder with a model",
+            ),
+            (
+                {"--model_name_or_path": "images"},
+                "--model_name_or_path images is neither a folder with a model nor one",
+            ),
+        ],
+    )
+    def test_what_is_not_there_is_told_in_one_line(self, tmp_path, monkeypatch, arguments, message):
+        write(tmp_path / "images", "a/1.png", "b/2.png")
+        monkeypatch.chdir(tmp_path)
+        arguments = {"--recipe": "mae-vit-tiny-digits", "--output_dir": "out", **arguments}
+        monkeypatch.setattr("sys.argv", ["run_pretrain.py", *(text for pair in arguments.items() for text in pair)])
+        # No look-up on the network.
+        monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kwargs: pytest.fail("asked the Hub"))
+        with pytest.raises(SystemExit) as caught:
+            runpy.run_path(str(Path(__file__).parents[2] / "examples" / "run_pretrain.py"), run_name="__main__")
+        assert str(caught.value.code).startswith(f"error: {message}") and "\n" not in caught.value.code
+
+    def test_a_path_is_never_a_name(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(write(tmp_path, "digits/1.png"))
+        assert len(load_image_dataset("digits")) == 1437
+        assert len(load_image_dataset(Path("digits"))) == 1

@@ -53,6 +53,7 @@ def load_image_dataset(
               (`train/`, `val/`, ...), else the classes,
             * "digits": the 1,797 scanned digits of 8x8 pixels that come with scikit-learn, the first 1,437 of them
               for "train", the last 360, which are mostly by other writers, for "test".
+            A `Path`, unlike a string, is never taken for a name.
         split: The split.
         config_name: The configuration of a dataset on the Hub.
         streaming: Return an `IterableDataset`, which downloads what is read when it is read.
@@ -71,13 +72,16 @@ def load_image_dataset(
     """
     name = os.path.expanduser(os.fspath(name_or_path))
     path = Path(name)
-    local = name == "digits" or path.exists() or glob.has_magic(name)
+    exists, is_digits = path.exists() or glob.has_magic(name), name_or_path == "digits"
+    if not exists and not isinstance(name_or_path, str):
+        raise FileNotFoundError(f"There is no file or folder {name!r}: check the path.")
+    local = exists or is_digits
     if local and config_name is not None:
         raise ValueError(
             f"config_name={config_name!r} is for datasets on the Hub, and {name!r} is local: leave it out."
         )
 
-    if name == "digits":
+    if is_digits:
         dataset = _load_digits(split)
     elif not local:
         dataset = _load_from_hub(name, config_name, split, streaming)
