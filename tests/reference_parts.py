@@ -9,6 +9,7 @@ from ssl_hub import CAEConfig, DenseCLConfig, MoCoConfig, ODCConfig, SwAVConfig,
 from ssl_hub.conversion import mmselfsup
 from ssl_hub.conversion.state_dicts import load_strictly
 from ssl_hub.data.processing import Normalize
+from ssl_hub.data.views.mask import build_mask
 from ssl_hub.lifecycle import cosine_ramp
 from ssl_hub.models.barlowtwins.modeling_barlowtwins import BarlowTwinsHead
 from ssl_hub.models.cae.modeling_cae import CAENeck, alignment_loss
@@ -32,12 +33,14 @@ from ssl_hub.modules.losses import (
     target_loss,
     weighted_cross_entropy,
 )
-from ssl_hub.modules.masking import patchify, unpatchify
+from ssl_hub.modules.masking import aligned_patch_mask, blockwise_patch_mask, patchify, unpatchify
 from ssl_hub.modules.memories import InstanceMemory, OnlineClusterMemory
 from ssl_hub.modules.necks import NonLinearNeck
 from ssl_hub.modules.position_embeddings import sincos_position_embedding_2d
 from ssl_hub.modules.target_generators.hog import HOGTargets, hog
 from ssl_hub.modules.teachers import MomentumTeacher
+from ssl_hub.training.arguments import PretrainingArguments
+from ssl_hub.training.optimization import build_optimizer
 
 
 class UnsupportedCaseError(Exception):
@@ -582,6 +585,59 @@ def check_preprocess(case: Case) -> None:
 
 
 # by the part's type, and by its name where it has none
+def check_lars(case: Case) -> None:
+    """Three steps at a constant learning rate: the original multiplies it into the momentum, timm at the update.
+
+    With exclusions, those of the original are what has no weight decay: vectors, which start from 1 or 0.
+    """
+    fields = case.sidecar["fields"]
+    model = nn.ModuleDict({"backbone": nn.Identity(), "fc": nn.Linear(5, 6), "bn": nn.BatchNorm1d(6)}).to(case.dtype)
+    model.parameter_rules = ()
+    args = PretrainingArguments(
+        output_dir="",
+        optim="lars",
+        learning_rate=fields["lr"],
+        weight_decay=fields["weight_decay"],
+        sgd_momentum=fields["momentum"],
+        decay_norm_and_bias=not fields["exclude"],
+    )
+    model.load_state_dict(case.under("state/"), strict=False)
+    optimizer = build_optimizer(model, args, global_batch_size=256)
+    for step in range(3):
+        for name, gradient in case.under(f"input/step{step}.grad.").items():
+            model.get_parameter(name).grad = gradient
+        optimizer.step()
+        for name, expected in case.under(f"after/step{step}.").items():
+            case.compare("parameters", model.get_parameter(name), expected)
+
+
+def check_masks(case: Case) -> None:
+    """Statistics of many masks; two samples of `samples` masks differ by chance, in no position by five deviations."""
+    torch.manual_seed(0)
+    for name, fields in case.sidecar["fields"].items():
+        expected, samples = case[f"output/{name}.frequency"], fields["samples"]
+        rows, columns = expected.shape
+        if "num_masking_patches" in fields:
+            count, smallest = fields["num_masking_patches"], fields["min_num_patches"]
+            drawn = [blockwise_patch_mask(samples, rows, columns, count, torch.device("cpu"), smallest)]
+            if rows == columns:
+                options = {"kind": "blockwise", "patch": 1, "count": count, "min_num_patches": smallest}
+                view_mask = build_mask(options, "mask", rows)
+                drawn.append(torch.stack([view_mask.draw() for _ in range(samples)]))
+        else:
+            count, cell, patch = fields["count"], fields["mask_patch_size"], fields["model_patch_size"]
+            drawn = [aligned_patch_mask(samples, rows, columns, count, torch.device("cpu"), cell // patch)]
+            options = {"kind": "aligned", "patch": patch, "cell": cell, "ratio": fields["mask_ratio"]}
+            view_mask = build_mask(options, "mask", fields["input_size"])
+            drawn.append(torch.stack([view_mask.draw() for _ in range(samples)]))
+        for masks in drawn:
+            case.compare("features", masks.sum(dim=1), torch.full((samples,), count))
+            frequency = masks.unflatten(1, (rows, columns)).double().mean(dim=0)
+            deviation = (2 * expected * (1 - expected) / samples).sqrt().clamp(min=1e-3)
+            if ((frequency - expected).abs() > 5 * deviation).any():
+                raise AssertionError(f"{name}: a position is masked with another probability")
+
+
 PARTS = {
     "CAEHead": check_cae_loss,
     "CAELoss": check_cae_loss,
@@ -616,6 +672,10 @@ PARTS = {
     "SwAVNeck": check_swav_neck,
     "cosine_ema": check_cosine_ema,
     "ema_constant": check_constant_ema,
+    "lars_all": check_lars,
+    "lars_exclude": check_lars,
+    "lars_nomomentum": check_lars,
+    "mask_generators": check_masks,
     "mmcls.CrossEntropyLoss": check_class_weights,
     "mmcls.VisionTransformer": check_vit,
     "odc_memory": check_odc_memory,

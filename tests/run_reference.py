@@ -26,6 +26,7 @@ from ssl_hub.models.mae.modeling_mae import MAEModel
 from ssl_hub.models.rotationpred.modeling_rotationpred import rotate
 from ssl_hub.modules.clustering import cluster_weights
 from ssl_hub.modules.masking import patchify, pixel_mask, visible_patch_indices
+from ssl_hub.registry import ALGORITHMS
 
 
 def check_mae(case: Case) -> None:
@@ -392,30 +393,24 @@ def check_odc(case: Case) -> None:
     case.compare("features", model(case["input/0"], mode="predict").logits, case["output/predict.head4"])
 
 
-ALGORITHMS = {
-    "BarlowTwins": check_joint_embedding,
-    "BYOL": check_joint_embedding,
-    "CAE": check_cae,
-    "DeepCluster": check_deepcluster,
-    "DenseCL": check_joint_embedding,
-    "MAE": check_mae,
-    "MoCo": check_joint_embedding,
-    "MoCoV3": check_joint_embedding,
-    "NPID": check_npid,
-    "ODC": check_odc,
-    "RelativeLoc": check_relativeloc,
-    "RotationPred": check_rotationpred,
-    "SimCLR": check_joint_embedding,
-    "SimMIM": check_simmim,
-    "SimSiam": check_joint_embedding,
-    "SwAV": check_joint_embedding,
+# The other algorithms of the registry go through check_joint_embedding.
+SPECIAL_CHECKS = {
+    "cae": check_cae,
+    "deepcluster": check_deepcluster,
+    "mae": check_mae,
+    "npid": check_npid,
+    "odc": check_odc,
+    "relativeloc": check_relativeloc,
+    "rotationpred": check_rotationpred,
+    "simmim": check_simmim,
 }
 
 
 def find_check(case: Case):
     sidecar = case.sidecar
-    if "algorithm" in sidecar:
-        return ALGORITHMS.get(sidecar["algorithm"])
+    for model_type, name in ALGORITHMS.items():
+        if sidecar.get("algorithm") == name:
+            return SPECIAL_CHECKS.get(model_type, check_joint_embedding)
     return PARTS.get(sidecar.get("type", case.config.get("type", sidecar.get("part"))))
 
 

@@ -39,6 +39,7 @@ NAMES = {
     *("neck_simmim", "head_simmim", "loss_simmim", "loss_pixel_l1", "loss_pixel_l1_map", "loss_pixel_l2_nomask"),
     *("neck_cae", "neck_cae_nobias", "head_cae", "loss_cae", "backbone_dalle"),
     *("hog_default_112", "hog_nbins6_pool4_nogauss"),
+    *("lars_all", "lars_exclude", "lars_nomomentum", "mask_generators"),
     *("sinkhorn", "ema_constant", "cosine_ema", "patchify", "pos_embed", "preprocess"),
 }
 
@@ -88,6 +89,7 @@ def test_every_case_agrees(capsys):
         ("parts/odc_memory", "after/small_clusters.centroids"),
         ("parts/sobel", "output/eval.out"),
         ("parts/reweight", "output/weight"),
+        ("parts/lars_exclude", "after/step2.bn.weight"),
     ],
 )
 def test_a_changed_tensor_is_noticed(tmp_path, capsys, case, tensor):
@@ -101,11 +103,20 @@ def test_a_changed_tensor_is_noticed(tmp_path, capsys, case, tensor):
     assert f"OFF {name}" in capsys.readouterr().out
 
 
+def test_another_distribution_of_masks_is_noticed(tmp_path, capsys):
+    def change(tensors, sidecar):
+        tensors["output/beit.frequency"][7, 7] -= 0.06
+
+    assert run_reference.main(altered_case(tmp_path, "parts/mask_generators", change)) == 1
+    assert "beit: a position is masked with another probability" in capsys.readouterr().out
+
+
 def altered_case(folder, name, change) -> Path:
     """A copy of a case after `change(tensors, sidecar)`."""
     tensors = load_file(CASES / f"{name}.safetensors")
     sidecar = json.loads((CASES / f"{name}.json").read_text())
     change(tensors, sidecar)
+    name = name.removeprefix("parts/")
     save_file(tensors, folder / f"{name}.safetensors")
     (folder / f"{name}.json").write_text(json.dumps(sidecar))
     return folder

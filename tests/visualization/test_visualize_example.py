@@ -25,7 +25,7 @@ def draw(tmp_path, monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("recipe", ["mae-vit-tiny-digits", "simmim-swin-tiny-digits"])
+@pytest.mark.parametrize("recipe", ["mae-vit-tiny-digits", "simmim-swin-tiny-digits", "maskfeat-vit-tiny-digits"])
 def test_masked_image_models(draw, tmp_path, capsys, recipe):
     draw(recipe, split="test", num_images=3)
     assert "the picture is reconstruction.png" in capsys.readouterr().out
@@ -43,8 +43,8 @@ def test_a_folder_of_images(draw, tmp_path):
     assert (tmp_path / "reconstruction.png").exists()
 
 
-def test_models_that_predict_no_pixels(draw):
-    with pytest.raises(SystemExit, match=r"error: .* is a SimCLRModel, which predicts no pixels"):
+def test_models_that_predict_no_picture(draw):
+    with pytest.raises(SystemExit, match=r"error: .* is a SimCLRModel, which predicts no picture"):
         draw("simclr-digits")
     with pytest.raises(SystemExit, match="error: --num_images must be at least 1; got 0"):
         draw("mae-vit-tiny-digits", num_images=0)

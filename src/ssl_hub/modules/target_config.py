@@ -11,8 +11,8 @@ class MaskedTargetConfig(MaskedPatchConfig):
 
     Args:
         target_type (`str`, *optional*, defaults to `"pixels"`):
-            What is predicted: `"pixels"`, `"normalized_pixels"`, `"low_frequency_pixels"`, `"hog"`, `"dalle"` (tokens),
-            `"clip"` (features) or `"features"` of any other vision model; see `modules/target_generators`.
+            What is predicted: `"pixels"`, `"normalized_pixels"`, `"low_frequency_pixels"`, `"hog"`, `"dalle"` or
+            `"vqkd"` (tokens), `"clip"` (features) or `"features"` of any other vision model; see `modules/target_generators`.
         target_name_or_path (`str`, *optional*):
             Folder or Hub id of the network that makes the targets, for the types that have one.
         target_random (`bool`, *optional*, defaults to `False`):

@@ -12,6 +12,7 @@ from .dalle import DALLETargets
 from .features import FeatureTargets
 from .hog import HOGTargets
 from .pixels import LowFrequencyTargets, NormalizedPixelTargets, PixelTargets
+from .vqkd import VQKDTargets
 
 TARGET_GENERATORS: dict[str, type[TargetGenerator]] = {
     "pixels": PixelTargets,
@@ -19,6 +20,7 @@ TARGET_GENERATORS: dict[str, type[TargetGenerator]] = {
     "low_frequency_pixels": LowFrequencyTargets,
     "hog": HOGTargets,
     "dalle": DALLETargets,
+    "vqkd": VQKDTargets,
     "clip": CLIPTargets,
     "features": FeatureTargets,
 }
