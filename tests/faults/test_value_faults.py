@@ -345,9 +345,9 @@ def test_batches_that_are_none(recipe):
     for mode in ("tensor", "loss", "predict"):
         views = getattr(model, "num_views", 1) if mode == "loss" else 1
         inputs = {"indices": no_rows} if mode == "loss" and config.model_type in ("npid", "odc", "deepcluster") else {}
-        for pixel_values, message in ((empty, "at least one image"), (raw, "of a floating type, got torch.uint8")):
+        for pixel_values, message in ((empty, "hold no image"), (raw, "must be normalised floats, got torch.uint8")):
             with pytest.raises(ValueError, match=message):
                 model(pixel_values if views == 1 else [pixel_values] * views, mode=mode, **inputs)
         if views == 1:
-            with pytest.raises(ValueError, match="takes one view of each image here, as one tensor; got a list of 2"):
+            with pytest.raises(ValueError, match="one tensor here, with one view of each image; got a list of 2"):
                 model([torch.zeros(2, 3, size, size)] * 2, mode=mode, **inputs)

@@ -7,6 +7,7 @@ import torch
 from accelerate import Accelerator
 from transformers import BaseImageProcessor
 
+from ..data.datasets import match_labels
 from ..data.loading import build_eval_loader
 from ..evaluation.base import LabelledFeatures
 from ..evaluation.evaluators import build_evaluators
@@ -41,6 +42,7 @@ class RunEvaluation:
                 "--evaluation needs images to evaluate on: name them with --eval_split or --validation_dir"
             )
         if eval_dataset is not None:
+            self.eval_dataset = eval_dataset = match_labels(eval_dataset, train_dataset)
             self.evaluators = build_evaluators(
                 evaluation,
                 has_eval_labels="label" in eval_dataset.column_names,
