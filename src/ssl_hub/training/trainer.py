@@ -51,7 +51,7 @@ class SSLTrainer:
         args: see `PretrainingArguments`.
         train_dataset: what `load_image_dataset` returns.
         views: a recipe's views, see `build_views`.
-        eval_dataset: a split to evaluate features on, see `evaluation`.
+        eval_dataset: a split to evaluate features on, see `evaluation`; by default a sample of the training set.
         evaluation: a recipe's evaluators, see `build_evaluators`; by default the kNN accuracy and signs of collapse.
             `args.evaluation` takes their place.
         recipe_name, data_args, model_args: for the model card and `recipe.yaml`.
@@ -241,7 +241,7 @@ class SSLTrainer:
             self._save_checkpoint()
 
     def _evaluate(self) -> None:
-        if self.eval_dataset is None:
+        if not self.run_evaluation.evaluators:
             return
         self.log.check_finite()
         start = time.perf_counter()
@@ -271,7 +271,7 @@ class SSLTrainer:
         self.accelerator.wait_for_everyone()
         settings = {key: value for key, value in vars(self.args).items() if isinstance(value, int | float | str)}
         self.log.start(self.step, self.total_steps, settings)
-        for line in describe_groups(self.optimizer):
+        for line in [*describe_groups(self.optimizer), *self.run_evaluation.notes]:
             self.log.say(line)
         if self.step == 0:
             self._evaluate()
