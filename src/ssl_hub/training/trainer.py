@@ -12,7 +12,6 @@ from pathlib import Path
 import datasets
 import numpy as np
 import torch
-import yaml
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 
@@ -28,7 +27,7 @@ from ..modules.clustering import normalized_mutual_information
 from .arguments import DataArguments, ModelArguments, PretrainingArguments
 from .checkpointing import check_output_dir, find_checkpoint, load_checkpoint, remove_leftovers, save_checkpoint
 from .optimization import Schedule, build_optimizer, describe_groups, drop_frozen_gradients
-from .recipes import save_recipe
+from .recipes import read_yaml, save_recipe
 from .results import write_results
 from .run_evaluation import RunEvaluation
 from .run_log import RunLog, build_trackers, check_trackers
@@ -71,7 +70,7 @@ class SSLTrainer:
     ):
         self.args, self.train_dataset, self.eval_dataset = args, train_dataset, eval_dataset
         self.views, self.recipe_name, self.data_args, self.model_args = views, recipe_name, data_args, model_args
-        self.evaluation = evaluation if args.evaluation is None else yaml.safe_load(args.evaluation)
+        self.evaluation = evaluation if args.evaluation is None else read_yaml(args.evaluation)
         self.output_dir = Path(args.output_dir)
         self.input_names = _input_names(model, views)
         self.accelerator = Accelerator(
