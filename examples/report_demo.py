@@ -20,10 +20,11 @@ from ssl_hub.evaluation.features import extract_features
 from ssl_hub.evaluation.knn import knn_accuracy
 from ssl_hub.evaluation.linear_probe import linear_probe_accuracy
 from ssl_hub.pretrained import load_pretrained
-from ssl_hub.printing import printable
+from ssl_hub.printing import printable, set_up_logging
 
 
 def main(folder: Path):
+    set_up_logging()
     disable_progress_bar()
     model = load_pretrained(AutoModel, folder)
     image_processor = load_pretrained(AutoImageProcessor, folder)
