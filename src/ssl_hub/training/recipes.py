@@ -63,7 +63,18 @@ def list_recipes() -> list[str]:
 
 
 class _YamlLoader(yaml.SafeLoader):
-    """Takes `1e-4` as the number that it is in YAML 1.2 and everywhere else; to YAML 1.1 it is a text."""
+    """Takes `1e-4` as the number that it is in YAML 1.2 and everywhere else; to YAML 1.1 it is a text.
+
+    Takes no aliases: a few lines of them stand for more than any memory holds.
+    """
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.MarkedYAMLError(
+                problem=f"the alias *{event.anchor}: write it out", problem_mark=event.start_mark
+            )
+        return super().compose_node(parent, index)
 
 
 _YamlLoader.add_implicit_resolver(
@@ -72,9 +83,11 @@ _YamlLoader.add_implicit_resolver(
 
 
 def read_yaml(text: str) -> Any:
-    """Reads YAML without objects of Python; raises `ValueError` with the place where it is none."""
+    """Reads YAML without objects of Python or aliases; raises `ValueError` with the place where it is none."""
     try:
         return _YamlLoader(text).get_single_data()
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
     except (yaml.YAMLError, ValueError) as error:  # the latter of a date that does not exist
         raise ValueError(" ".join(str(error).split())) from error
 
@@ -94,7 +107,10 @@ def load_recipe(name_or_file: str, extended_by: tuple[str, ...] = ()) -> Recipe:
     if name_or_file in names:
         text = (resources.files("ssl_hub.recipes") / f"{name_or_file}.yaml").read_text()
     elif Path(name_or_file).is_file():
-        text = Path(name_or_file).read_text()
+        try:
+            text = Path(name_or_file).read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"recipe {name_or_file} is no text in UTF-8: {error.reason}") from error
     else:
         near = get_close_matches(name_or_file, names, n=5, cutoff=0.5)
         raise ValueError(
