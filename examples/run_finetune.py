@@ -9,15 +9,15 @@ The model is one of ssl_hub, of transformers or of timm. All arguments of transf
 `--help` lists them. `output_dir` gets a model that `AutoModelForImageClassification` loads, and `all_results.json`.
 """
 
-import logging
 import sys
 
 from ssl_hub.classification.arguments import parse_arguments
 from ssl_hub.classification.trainer import build_trainer, run_trainer
+from ssl_hub.printing import printable, set_up_logging
 
 
 def main():
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    set_up_logging()
     arguments = parse_arguments()
     run_trainer(build_trainer(arguments, freeze_backbone=False))
 
@@ -27,4 +27,4 @@ if __name__ == "__main__":
         main()
     # User errors: a traceback would bury what the message says. Anything else is a bug and keeps its own.
     except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {printable(error)}")

@@ -14,19 +14,19 @@ arguments of one's own, which are those of `run_finetune.py`.
 """
 
 import argparse
-import logging
 import sys
 
 from ssl_hub.classification.arguments import parse_arguments
 from ssl_hub.classification.linear_probe import probe_features
 from ssl_hub.classification.trainer import build_trainer, run_trainer
+from ssl_hub.printing import printable, set_up_logging
 
 # Three a decade, on standardised features.
 LEARNING_RATES = [round(10 ** (exponent / 3), 6) for exponent in range(-9, 4)]
 
 
 def main():
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    set_up_logging()
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--augment", action="store_true", help="Train on augmented images, as published.")
     parser.add_argument("--learning_rates", type=float, nargs="+", default=LEARNING_RATES, help="To try at once.")
@@ -47,4 +47,4 @@ if __name__ == "__main__":
         main()
     # User errors: a traceback would bury what the message says. Anything else is a bug and keeps its own.
     except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {printable(error)}")

@@ -35,6 +35,40 @@ MODES = ("tensor", "loss", "predict")
 SUBMODULES = ("neck", "head", "teacher", "memory", "target_generator")
 
 
+def check_floats(pixel_values: torch.Tensor, name: str = "pixel_values") -> None:
+    """Raises `ValueError` unless `pixel_values` are one tensor, of floats, with an image at least."""
+    if not isinstance(pixel_values, torch.Tensor):
+        given = f"a list of {len(pixel_values)}" if isinstance(pixel_values, Sequence) else type(pixel_values).__name__
+        raise ValueError(
+            f"{name} must be one tensor here, with one view of each image; got {given}. In a recipe, the counts of "
+            "the views add up to 1."
+        )
+    if not pixel_values.is_floating_point():
+        raise ValueError(
+            f"{name} must be normalised floats, got {pixel_values.dtype}: the image processor makes them of images, "
+            "and (pixels / 255 - mean) / std of 8-bit pixels."
+        )
+    if 0 in pixel_values.shape:
+        raise ValueError(f"{name} hold no image: got a batch of the shape {tuple(pixel_values.shape)}.")
+
+
+def check_finite(tensors: Mapping[str, torch.Tensor], what: str) -> None:
+    """Raises `ValueError` if a floating tensor, a running statistic for one, holds NaN or infinity.
+
+    Args:
+        tensors: by name, a state dict for one.
+        what: what holds them, for the error.
+    """
+    # Tensors of a model whose weights are offloaded are on the meta device and have no values.
+    checked = {n: t for n, t in tensors.items() if (t.is_floating_point() or t.is_complex()) and not t.is_meta}
+    bad = [name for name, tensor in checked.items() if not tensor.isfinite().all()]
+    if bad:
+        raise ValueError(
+            f"{what} holds NaN or infinity in {len(bad)} of {len(tensors)} tensors ({', '.join(bad[:3])}"
+            f"{', ...' if len(bad) > 3 else ''}): it comes from a run that diverged, so take an earlier checkpoint"
+        )
+
+
 class SSLPreTrainedModel(PreTrainedModel):
     """What the algorithms and their image classifiers share; the submodule `backbone` is what they have in common."""
 
@@ -48,8 +82,16 @@ class SSLPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
+        """As in transformers, and raises `ValueError` if the weights hold NaN or infinity."""
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        check_finite(model.state_dict(), f"the checkpoint {pretrained_model_name_or_path}")
+        return (model, info) if output_loading_info else model
+
     def check_pixel_values(self, pixel_values: torch.Tensor) -> None:
-        """Raises `ValueError` unless `pixel_values` are a batch of images `(B, C, H, W)` for this model."""
+        """Raises `ValueError` unless `pixel_values` are a batch of normalised images `(B, C, H, W)` for this model."""
+        check_floats(pixel_values)
         channels = self.config.num_channels
         if pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
             raise ValueError(

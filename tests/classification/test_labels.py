@@ -35,14 +35,14 @@ UNLABELLED = split([0]).remove_columns("label")
         (split([0, 1]), UNLABELLED, "the test images have no labels"),
         (split([0, None, 1]), split([0, 1]), "1 of 3 training images have no label"),
         (split([0, 1], ["a", "b"]), split([-1, -1], ["a", "b"]), r"2 of 2 test images have no label \(null or -1\)"),
-        (split([3, 3]), split([3]), r"all 2 training images are of one class \('3'\)"),
+        (split([3, 3]), split([3]), r"all 2 training images are of one class \(3\)"),
         (
             split([0, 0], ["a", "b"]),
             split([0, 1], ["a", "b"]),
-            r"1 of 2 test images .* without a training image \('b'\)",
+            r"1 of 2 test images .* without a training image \(b\)",
         ),
-        (split([0, 1], ["a", "b"]), split([0, 1], ["a", "c"]), r"without a training image \('c'\), .* are of 'a', 'b'"),
-        (split([0, 1], ["cat", "dog"]), split([0, 1]), r"without a training image \('0', '1'\)"),
+        (split([0, 1], ["a", "b"]), split([0, 1], ["a", "c"]), r"without a training image \(c\), .* are of a, b"),
+        (split([0, 1], ["cat", "dog"]), split([0, 1]), r"without a training image \(0, 1\)"),
     ],
 )
 def test_labels_that_do_not_do(train, test, message):
@@ -61,7 +61,7 @@ def test_classes_are_numbered_by_name():
 
 def test_a_class_without_test_images_is_told(caplog):
     label_images(split([0, 1, 2], ["a", "b", "c"]), split([0, 1], ["a", "b"]))
-    assert "No test image is of the classes 'c'" in caplog.text
+    assert "No test image is of the classes c" in caplog.text
 
 
 def test_a_share_of_each_class():
@@ -97,7 +97,7 @@ def test_a_list_of_training_images(folder, tmp_path):
     ("fields", "message"),
     [
         ({}, "name the labelled images to test on"),
-        ({"eval_split": "test", "train_fraction": 0}, "--train_fraction must lie in"),
+        ({"eval_split": "test", "train_fraction": 0}, "--train_fraction must be"),
         ({"eval_split": "test", "train_fraction": 0.5, "train_list": "x"}, "leave one of them out"),
         ({"eval_split": "test", "streaming": True}, "leave --streaming out"),
     ],

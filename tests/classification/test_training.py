@@ -217,7 +217,7 @@ def test_every_recipe_is_made_of_arguments(models, tmp_path, name):
     [
         (["--recipe", "finetune-vit-bas-100e", "--learning_rate", "1"], "near it: finetune-vit-base-100e"),
         ([], "give either --learning_rate or --base_learning_rate"),
-        (["--learning_rate", "1", "--layer_decay", "2"], "--layer_decay must lie in"),
+        (["--learning_rate", "1", "--layer_decay", "2"], "--layer_decay must be"),
         (["--learning_rate", "1", "--mixup", "1", "--per_device_train_batch_size", "31"], "must be an even number"),
         (["--learning_rate", "1", "--classifier_stages", "1"], "'vit' has no stages"),
         (["--learning_rate", "1", "--model_name_or_path", "./nowhere"], "nowhere"),

@@ -12,6 +12,7 @@ from transformers import (
     ViTModel,
 )
 
+from ssl_hub.conversion.microsoft import convert_tokenizer
 from ssl_hub.modules.masking import blockwise_patch_mask, patchify
 from ssl_hub.modules.target_config import MaskedTargetConfig
 from ssl_hub.modules.target_generators import build_target_generator
@@ -99,6 +100,72 @@ def test_dalle_tokens_from_a_folder(tmp_path):
     mean, std = (torch.tensor(x)[:, None, None] for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     made = targets.resize(codebook, (picture - mean) / std)
     assert torch.allclose(made, 0.8 * picture + 0.1, atol=1e-5)
+
+
+def test_vqkd_tokens_of_the_authors_file(tmp_path):
+    """The file of a tokenizer becomes a folder whose tokens are those computed from its tensors."""
+    width, grid, codes = 16, 4, 20
+    shapes = {
+        "encoder.cls_token": (1, 1, width),
+        "encoder.pos_embed": (1, 1 + grid**2, width),
+        "encoder.patch_embed.proj.weight": (width, 3, 8, 8),
+        "encoder.patch_embed.proj.bias": (width,),
+        "encoder.blocks.0.attn.q_bias": (width,),
+        "encoder.blocks.0.attn.v_bias": (width,),
+        "encoder.blocks.0.attn.qkv.weight": (3 * width, width),
+        "encoder.blocks.0.attn.proj.weight": (width, width),
+        "encoder.blocks.0.attn.proj.bias": (width,),
+        "encoder.blocks.0.mlp.fc1.weight": (2 * width, width),
+        "encoder.blocks.0.mlp.fc1.bias": (2 * width,),
+        "encoder.blocks.0.mlp.fc2.weight": (width, 2 * width),
+        "encoder.blocks.0.mlp.fc2.bias": (width,),
+        **{f"encoder.blocks.0.norm{i}.{name}": (width,) for i in (1, 2) for name in ("weight", "bias")},
+        "encoder.fc_norm.weight": (width,),
+        "encoder.fc_norm.bias": (width,),
+        "encode_task_layer.0.weight": (width, width),
+        "encode_task_layer.0.bias": (width,),
+        "encode_task_layer.2.weight": (6, width),
+        "encode_task_layer.2.bias": (6,),
+        "quantize.embedding.weight": (codes, 6),
+        "quantize.cluster_size": (codes,),
+        "decoder.cls_token": (1, 1, width),
+    }
+    tensors = {name: torch.randn(shape) for name, shape in shapes.items()}
+    torch.save({"model": tensors}, tmp_path / "vqkd.pth")
+    convert_tokenizer(tmp_path / "vqkd.pth", tmp_path / "tokenizer")
+
+    def linear(x, name):
+        return torch.nn.functional.linear(x, tensors[f"{name}.weight"], tensors[f"{name}.bias"])
+
+    def norm(x, name):
+        return torch.nn.functional.layer_norm(x, (width,), tensors[f"{name}.weight"], tensors[f"{name}.bias"], 1e-6)
+
+    block = "encoder.blocks.0"
+    pixels = images()
+    patches = torch.nn.functional.conv2d(
+        pixels, tensors["encoder.patch_embed.proj.weight"], tensors["encoder.patch_embed.proj.bias"], stride=8
+    )
+    x = torch.cat([tensors["encoder.cls_token"].expand(2, -1, -1), patches.flatten(2).transpose(1, 2)], dim=1)
+    x = x + tensors["encoder.pos_embed"]
+    bias = torch.cat([tensors[f"{block}.attn.q_bias"], torch.zeros(width), tensors[f"{block}.attn.v_bias"]])
+    q, k, v = torch.nn.functional.linear(norm(x, f"{block}.norm1"), tensors[f"{block}.attn.qkv.weight"], bias).chunk(
+        3, -1
+    )
+    attended = (q @ k.transpose(1, 2) / width**0.5).softmax(dim=-1) @ v  # one head
+    x = x + linear(attended, f"{block}.attn.proj")
+    hidden = torch.nn.functional.gelu(linear(norm(x, f"{block}.norm2"), f"{block}.mlp.fc1"))
+    x = norm(x + linear(hidden, f"{block}.mlp.fc2"), "encoder.fc_norm")[:, 1:]
+    projected = linear(linear(x, "encode_task_layer.0").tanh(), "encode_task_layer.2")
+    similarities = torch.nn.functional.cosine_similarity(
+        projected[:, :, None], tensors["quantize.embedding.weight"], dim=-1
+    )
+    targets = generator("vqkd", target_name_or_path=str(tmp_path / "tokenizer"), target_options={"size": codes})
+    assert torch.equal(targets(images(), pixels), similarities.argmax(dim=-1))
+    assert targets(images()).shape == (2, 16)
+
+    save_file({"fc.weight": torch.zeros(2, 2)}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="is no tokenizer of BEiT v2: its keys are fc.weight"):
+        convert_tokenizer(tmp_path / "other.safetensors", tmp_path / "none")
 
 
 def test_clip_features_and_attention(tmp_path):

@@ -6,11 +6,21 @@ from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_type_hints
 
-import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
+from ..field_types import (
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    PositiveShare,
+    Probability,
+    ShareBelowOne,
+    check_fields,
+    check_value,
+)
+from ..training.recipes import read_yaml
 from .data import LabelledDataArguments
 
 
@@ -26,11 +36,11 @@ class ClassifierArguments:
         default=None, metadata={"help": "Name of a protocol, or path of a YAML file: defaults of the other arguments."}
     )
     from_scratch: bool = field(default=False, metadata={"help": "Take the architecture without its weights."})
-    drop_path_rate: float | None = field(
+    drop_path_rate: ShareBelowOne | None = field(
         default=None, metadata={"help": "Of stochastic depth, at the last block; by default the model's own."}
     )
-    image_size: int | None = field(default=None, metadata={"help": "In pixels; by default the model's own."})
-    eval_crop_ratio: float = field(
+    image_size: PositiveInt | None = field(default=None, metadata={"help": "In pixels; by default the model's own."})
+    eval_crop_ratio: PositiveShare = field(
         default=0.875, metadata={"help": "Share of the short side of a test image that is kept."}
     )
     pooling: Literal["cls", "mean"] | None = field(
@@ -39,7 +49,9 @@ class ClassifierArguments:
     classifier_norm: Literal["batchnorm", "layernorm"] | None = field(
         default=None, metadata={"help": "What comes before the linear layer."}
     )
-    classifier_std: float = field(default=0.01, metadata={"help": "Of the weights that the linear layer starts from."})
+    classifier_std: NonNegativeFloat = field(
+        default=0.01, metadata={"help": "Of the weights that the linear layer starts from."}
+    )
     classifier_stages: list[int] | None = field(
         default=None, metadata={"help": "A linear layer on each of these stages of a ResNet: 0 (the stem) to 4."}
     )
@@ -47,46 +59,58 @@ class ClassifierArguments:
         default="specified", metadata={"help": "The published kernels, for 224 pixels, or for images of any size."}
     )
 
+    def __post_init__(self):
+        check_fields(self, "--")
+
 
 @dataclass
 class AugmentationArguments:
-    crop_scale_min: float = field(default=0.08, metadata={"help": "Least share of the image's area in a random crop."})
-    hflip: float = field(default=0.5, metadata={"help": "Probability of a horizontal flip."})
-    color_jitter: float = field(default=0.0, metadata={"help": "Strength in brightness, contrast and saturation."})
+    crop_scale_min: PositiveShare = field(
+        default=0.08, metadata={"help": "Least share of the image's area in a random crop."}
+    )
+    hflip: Probability = field(default=0.5, metadata={"help": "Probability of a horizontal flip."})
+    color_jitter: NonNegativeFloat = field(
+        default=0.0, metadata={"help": "Strength in brightness, contrast and saturation."}
+    )
     auto_augment: str | None = field(
         default=None, metadata={"help": "As timm names it: rand-m9-mstd0.5-inc1 is the RandAugment of the protocols."}
     )
-    random_erasing: float = field(default=0.0, metadata={"help": "Probability that a rectangle is made noise."})
+    random_erasing: Probability = field(default=0.0, metadata={"help": "Probability that a rectangle is made noise."})
     interpolation: Literal["bicubic", "bilinear"] = field(default="bicubic", metadata={"help": "Of crops."})
-    mixup: float = field(default=0.0, metadata={"help": "Alpha of Mixup; with CutMix too, a batch gets one of them."})
-    cutmix: float = field(default=0.0, metadata={"help": "Alpha of CutMix."})
+    mixup: NonNegativeFloat = field(
+        default=0.0, metadata={"help": "Alpha of Mixup; with CutMix too, a batch gets one of them."}
+    )
+    cutmix: NonNegativeFloat = field(default=0.0, metadata={"help": "Alpha of CutMix."})
+
+    def __post_init__(self):
+        check_fields(self, "--")
 
 
 @dataclass
 class ClassifierTrainingArguments(TrainingArguments):
     """transformers' arguments, with the learning rate by the number of images a step, and the protocols' optimizers."""
 
-    base_learning_rate: float | None = field(
+    base_learning_rate: PositiveFloat | None = field(
         default=None, metadata={"help": "Learning rate for 256 images an optimizer step, scaled by their number."}
     )
     optimizer: Literal["sgd", "lars"] | None = field(
         default=None, metadata={"help": "Instead of --optim: SGD with momentum, or LARS of timm."}
     )
-    momentum: float = field(default=0.9, metadata={"help": "Of that SGD or LARS."})
+    momentum: Probability = field(default=0.9, metadata={"help": "Of that SGD or LARS."})
     nesterov: bool = field(default=False, metadata={"help": "Nesterov's momentum."})
-    layer_decay: float | None = field(
+    layer_decay: PositiveShare | None = field(
         default=None, metadata={"help": "Learning rate of a layer over that of the one above it."}
     )
-    head_lr_scale: float = field(default=1.0, metadata={"help": "Factor of the classifier's learning rate."})
+    head_lr_scale: PositiveFloat = field(default=1.0, metadata={"help": "Factor of the classifier's learning rate."})
     decay_norm_and_bias: bool = field(
         default=False, metadata={"help": "Weight decay of biases, norms, tokens and positions too."}
     )
     lr_milestones: list[float] | None = field(
         default=None, metadata={"help": "Epochs after which the learning rate is multiplied, instead of a schedule."}
     )
-    lr_milestone_factor: float = field(default=0.1, metadata={"help": "By what."})
+    lr_milestone_factor: PositiveFloat = field(default=0.1, metadata={"help": "By what."})
 
-    learning_rate: float | None = field(default=None, metadata={"help": "Instead of --base_learning_rate."})
+    learning_rate: PositiveFloat | None = field(default=None, metadata={"help": "Instead of --base_learning_rate."})
     # Where the published protocols differ from transformers' defaults.
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "A schedule of transformers."})
     max_grad_norm: float = field(default=0.0, metadata={"help": "Clip the gradient to this norm; 0 for not at all."})
@@ -98,8 +122,9 @@ class ClassifierTrainingArguments(TrainingArguments):
                 "give either --learning_rate or --base_learning_rate, the one for 256 images a step, which a --recipe sets; "
                 f"got {self.learning_rate} and {self.base_learning_rate}"
             )
-        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
-            raise ValueError(f"--layer_decay must lie in (0, 1], got {self.layer_decay}")
+        for name, hint in get_type_hints(type(self), include_extras=True).items():
+            if name in ClassifierTrainingArguments.__annotations__:
+                setattr(self, name, check_value(f"--{name}", getattr(self, name), hint))
         super().__post_init__()
 
 
@@ -113,32 +138,42 @@ def list_protocols() -> list[str]:
     return sorted(name.removesuffix(".yaml") for name in files if name.endswith(".yaml"))
 
 
-def load_protocol(name_or_file: str) -> dict:
-    """Reads a protocol's arguments by its name, or those of a `.yaml` file; one that `extends` another adds to it."""
+def load_protocol(name_or_file: str, extended_by: tuple[str, ...] = ()) -> dict:
+    """Reads a protocol's arguments by its name, or those of a `.yaml` file; one that `extends` another adds to it.
+
+    Args:
+        extended_by: the recipes on the way here, from the first one.
+    """
+    if name_or_file in extended_by:
+        raise ValueError(f"a recipe cannot extend itself; got {' -> '.join([*extended_by, name_or_file])}")
     names = list_protocols()
     if name_or_file in names:
         text = (resources.files("ssl_hub.classification.recipes") / f"{name_or_file}.yaml").read_text()
     elif Path(name_or_file).is_file():
-        text = Path(name_or_file).read_text()
+        text = Path(name_or_file).read_text(encoding="utf-8")
     else:
         near = get_close_matches(name_or_file, names, n=3) or names
         raise ValueError(
             f"there is no recipe {name_or_file!r} of a classifier and no such file; near it: {', '.join(near)}"
         )
     try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        content = read_yaml(text)
+    except ValueError as error:
         raise ValueError(f"recipe {name_or_file} is not YAML: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"recipe {name_or_file} must hold arguments by their names, got {content!r}")
     parent = content.pop("extends", None)
-    return {**(load_protocol(parent) if parent else {}), **content}
+    return {**(load_protocol(parent, (*extended_by, name_or_file)) if parent else {}), **content}
 
 
 def parse_arguments(args: list[str] | None = None, **defaults) -> Arguments:
     """Parses a command line; what it leaves out comes from the recipe, then from `defaults`, then from the classes."""
     args = sys.argv[1:] if args is None else args
-    parser = HfArgumentParser(ARGUMENT_CLASSES, allow_abbrev=False)
+    parser = HfArgumentParser(
+        ARGUMENT_CLASSES,
+        usage="%(prog)s --model_name_or_path NAME --recipe NAME ... (--help lists the arguments)",
+        allow_abbrev=False,
+    )
     # The recipe has to be known first, as it says what the defaults of the other arguments are.
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--recipe")
@@ -149,7 +184,7 @@ def parse_arguments(args: list[str] | None = None, **defaults) -> Arguments:
         allowed = sorted({f.name for cls in ARGUMENT_CLASSES for f in fields(cls)})
         for name in protocol:
             if name not in allowed:
-                near = get_close_matches(name, allowed, n=3)
+                near = get_close_matches(str(name), allowed, n=3)
                 raise ValueError(
                     f"recipe {known.recipe} sets {name!r}, which is no argument"
                     + (f"; near it: {', '.join(near)}" if near else "")

@@ -16,8 +16,10 @@ import torch
 from PIL import Image
 from transformers import BaseImageProcessor
 
-from ..data.datasets import load_image_dataset
+from ..data.datasets import is_remote, load_image_dataset
 from ..data.images import UnreadableImageError, decode_image
+from ..field_types import PositiveShare
+from ..printing import name_some, printable
 from ..training.arguments import DataArguments
 
 logger = logging.getLogger(__name__)
@@ -33,7 +35,7 @@ _AUGMENTATION_STREAM = int.from_bytes(b"augm", "big")
 class LabelledDataArguments(DataArguments):
     validation_dir: str | None = field(default=None, metadata={"help": "Folder of test images in class folders."})
     eval_split: str | None = field(default=None, metadata={"help": "Labelled split to test on."})
-    train_fraction: float = field(
+    train_fraction: PositiveShare = field(
         default=1.0, metadata={"help": "Share of each class's training images to train on, drawn by the seed."}
     )
     train_list: str | None = field(
@@ -49,8 +51,6 @@ class LabelledDataArguments(DataArguments):
             raise ValueError(
                 "name the labelled images to test on: --eval_split, a split of the dataset, or --validation_dir, a folder"
             )
-        if not 0 < self.train_fraction <= 1:
-            raise ValueError(f"--train_fraction must lie in (0, 1], got {self.train_fraction}")
         if self.train_list is not None and self.train_fraction < 1:
             raise ValueError("--train_list and --train_fraction both choose training images: leave one of them out")
 
@@ -72,10 +72,11 @@ def load_labelled_images(args: LabelledDataArguments, seed: int) -> tuple[Labell
         ValueError: labels are missing or null, there is a single class, or the two splits do not have the same classes.
     """
     columns = {"image_column": args.image_column_name, "label_column": args.label_column_name}
-    source, config_name = args.dataset_name or args.train_dir, args.dataset_config_name
+    source = args.dataset_name or Path(args.train_dir)  # a folder is not looked up on the Hub
+    config_name = args.dataset_config_name
     train = load_image_dataset(source, args.train_split, config_name=config_name, **columns)
     if args.validation_dir is not None:
-        test = load_image_dataset(args.validation_dir, **columns)
+        test = load_image_dataset(Path(args.validation_dir), **columns)
     else:
         test = load_image_dataset(source, args.eval_split, config_name=config_name, **columns)
     if args.train_list is not None:
@@ -103,16 +104,16 @@ def label_images(train: datasets.Dataset, test: datasets.Dataset) -> tuple[Label
     if unknown:
         raise ValueError(
             f"{sum(unknown.values())} of {len(test_names)} test images are of classes without a training image "
-            f"({_list(unknown)}), while the training images are of {_list(trained)}: give both splits the same class names, "
+            f"({name_some(unknown)}), while the training images are of {name_some(trained)}: give both splits the same class names, "
             "or leave these images out"
         )
     if len(trained) < 2:
         raise ValueError(
-            f"all {len(train_names)} training images are of one class ({_list(trained)}): a classifier needs at least two"
+            f"all {len(train_names)} training images are of one class ({name_some(trained)}): a classifier needs at least two"
         )
     untested = sorted(trained.keys() - set(test_names))
     if untested:
-        logger.warning("No test image is of the classes %s: the accuracy is that of the others.", _list(untested))
+        logger.warning("No test image is of the classes %s: the accuracy is that of the others.", name_some(untested))
     indices = {name: index for index, name in enumerate(names)}
     labels = [np.array([indices[name] for name in each]) for each in (train_names, test_names)]
     return LabelledImages(train, labels[0]), LabelledImages(test, labels[1]), list(names)
@@ -135,11 +136,6 @@ def _label_names(dataset: datasets.Dataset, split: str) -> list[str]:
     return [feature.int2str(label) if isinstance(feature, datasets.ClassLabel) else str(label) for label in labels]
 
 
-def _list(names) -> str:
-    names = list(names)
-    return ", ".join(map(repr, names[:5])) + (f", ... {len(names)} in all" if len(names) > 5 else "")
-
-
 def _listed_rows(dataset: datasets.Dataset, file: str) -> list[int]:
     wanted = Counter(os.path.basename(line.strip()) for line in Path(file).read_text().splitlines() if line.strip())
     found = [os.path.basename(image["path"] or "") for image in dataset["image"]]
@@ -148,7 +144,7 @@ def _listed_rows(dataset: datasets.Dataset, file: str) -> list[int]:
     if missing or not rows:
         raise ValueError(
             f"{len(missing)} of the {len(wanted)} images that {file} lists are not among the {len(found)} of the dataset "
-            f"({_list(sorted(missing))}): a line is the name of a file, such as {found[0]!r}"
+            f"({name_some(sorted(missing))}): a line is the name of a file, such as {found[0]!r}"
         )
     return rows
 
@@ -174,6 +170,7 @@ class AugmentedImages(torch.utils.data.Dataset):
 
     def __init__(self, images: LabelledImages, transform: Callable[[Image.Image], torch.Tensor], seed: int):
         self.images, self.transform, self.seed = images, transform, seed
+        self.remote = is_remote(images.dataset)
         self.epoch = torch.zeros((), dtype=torch.long).share_memory_()  # workers live longer than an epoch
 
     def set_epoch(self, epoch: int) -> None:
@@ -185,9 +182,9 @@ class AugmentedImages(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> dict:
         for row in (*range(index, len(self)), *range(index)):
             try:
-                image = decode_image(self.images.dataset[row]["image"], f"row {row}")
+                image = decode_image(self.images.dataset[row]["image"], f"row {row}", remote=self.remote)
             except UnreadableImageError as error:
-                logger.warning("%s cannot be read; the next image takes its place.", error.name)
+                logger.warning("%s cannot be read; the next image takes its place.", printable(error.name))
                 continue
             with _seeded([self.seed, _AUGMENTATION_STREAM, int(self.epoch), index]):
                 return {"pixel_values": self.transform(image), "labels": int(self.images.labels[row])}
@@ -201,6 +198,7 @@ class TestImages(torch.utils.data.Dataset):
 
     def __init__(self, images: LabelledImages, image_processor: BaseImageProcessor):
         self.images, self.image_processor = images, image_processor
+        self.remote = is_remote(images.dataset)
 
     def __len__(self) -> int:
         return len(self.images.labels)
@@ -208,9 +206,9 @@ class TestImages(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> dict:
         label = int(self.images.labels[index])
         try:
-            image = decode_image(self.images.dataset[index]["image"], f"row {index}")
+            image = decode_image(self.images.dataset[index]["image"], f"row {index}", remote=self.remote)
         except UnreadableImageError as error:
-            logger.warning("%s cannot be read and is left out of the test.", error.name)
+            logger.warning("%s cannot be read and is left out of the test.", printable(error.name))
             image, label = Image.new("RGB", (32, 32)), IGNORED_LABEL
         pixel_values = self.image_processor(image, return_tensors="pt")["pixel_values"][0]
         return {"pixel_values": pixel_values, "labels": label}

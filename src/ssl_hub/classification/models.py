@@ -20,6 +20,7 @@ from transformers.models.vit.modeling_vit import ViTLayer
 from ..configuration_utils import BackboneConfig, SSLConfig
 from ..modeling_utils import BackboneForImageClassification, SSLForImageClassification
 from ..modules.backbones import describe
+from ..pretrained import load_pretrained
 
 
 def load_classifier(
@@ -60,8 +61,12 @@ def load_classifier(
         if from_scratch:
             model = AutoModelForImageClassification.from_config(config)
         else:
-            model, info = AutoModelForImageClassification.from_pretrained(
-                name_or_path, config=config, output_loading_info=True, ignore_mismatched_sizes=True
+            model, info = load_pretrained(
+                AutoModelForImageClassification,
+                name_or_path,
+                config=config,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # a classifier of other classes is made anew
             )
             _check_complete(name_or_path, info["missing_keys"])
     else:
@@ -81,7 +86,7 @@ def load_classifier(
 def _read_config(name_or_path: str) -> PreTrainedConfig:
     if not Path(name_or_path).exists() and timm.is_model(name_or_path):
         return TimmWrapperConfig(architecture=name_or_path)
-    return AutoConfig.from_pretrained(name_or_path)
+    return load_pretrained(AutoConfig, name_or_path)
 
 
 def _statistics(name_or_path: str, config: PreTrainedConfig) -> dict:
@@ -101,7 +106,7 @@ def _pretrained_state(name_or_path: str, config: PreTrainedConfig) -> tuple[dict
     if isinstance(config, TimmWrapperConfig) and not Path(name_or_path).exists() and timm.is_model(name_or_path):
         model = timm.create_model(name_or_path, pretrained=True, num_classes=0)
         return {f"timm_model.{name}": tensor for name, tensor in model.state_dict().items()}, set()
-    model, info = AutoModel.from_pretrained(name_or_path, config=config, output_loading_info=True)
+    model, info = load_pretrained(AutoModel, name_or_path, config=config, output_loading_info=True)
     return model.state_dict(), set(info["missing_keys"])
 
 

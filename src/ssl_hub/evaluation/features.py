@@ -1,60 +1,79 @@
 """Features of a frozen model over a dataset: what every evaluation of this package starts from."""
 
 import logging
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ..distributed import gather, num_processes, process_index, sum_
 from ..lifecycle import FeatureTable
-from .base import LabelledFeatures
+from ..printing import name_some
 
 logger = logging.getLogger(__name__)
 
+# Bytes. A larger table is kept in a file: the system holds as much of it in memory as there is room for.
+LARGEST_TABLE_IN_MEMORY = 2**31
 # Entries of a table that are on the device at a time: 256 MiB of float32.
 _MAX_ENTRIES = 2**26
 
 
+class ExtractedFeatures(NamedTuple):
+    """Features `(N, D)` of the images that could be read, float32 on the CPU.
+
+    With labels `(N,)` and the images' rows in the dataset `(N,)`, either None if the loader does not give them.
+    """
+
+    features: Tensor
+    labels: Tensor | None
+    indices: Tensor | None
+
+
 def extract_features(
     model: nn.Module, loader: Iterable[dict], device: torch.device | str | None = None
-) -> LabelledFeatures:
+) -> ExtractedFeatures:
     """Pooled features of every readable image that `loader` yields, in its order.
 
-    An image that cannot be read has no row here, and a warning tells how many there are; [`extract_feature_table`] keeps
-    a row for it. The model runs in eval mode without gradients; afterwards every submodule is back in the mode it was
+    An image that cannot be read has no row here, and a warning tells how many there are: it takes the `indices` to pair
+    features with files. [`extract_feature_table`] keeps a row for every image. The model runs in eval mode without gradients; afterwards every submodule is back in the mode it was
     in. The random state of torch is left as it was found, so that an evaluation between two steps does not change a
     training run.
 
     Args:
         model: `model(pixel_values).pooler_output` must be of shape `(B, D)`.
-        loader: yields dicts with `"pixel_values"` `(B, C, H, W)` and, in all batches or in none, `"labels"` `(B,)`;
-            `"unreadable"`, if there, names the images that were left out.
+        loader: yields dicts with `"pixel_values"` `(B, C, H, W)` and, each in all batches or in none, `"labels"` `(B,)`
+            and `"indices"` `(B,)`; `"unreadable"`, if there, names the images that were left out.
         device: where the batches are sent; by default where the model's parameters are.
 
-    Returns:
-        Features `(N, D)`, float32 on the CPU, and labels `(N,)` on the CPU, or None if the loader has none.
-
     Raises:
-        ValueError: the loader yields no image, or labels in some batches only, or the features are not `(B, D)`.
+        ValueError: the loader yields no image, or labels or indices in some batches only, or the features are not
+            `(B, D)`.
     """
     device = device or next(model.parameters()).device
-    features, labels, unreadable = [], [], []
+    features: list[Tensor] = []
+    others: dict[str, list[Tensor]] = {"labels": [], "indices": []}
+    unreadable: list[str] = []
     with _evaluation(model):
         for batch in loader:
             unreadable += batch.get("unreadable", [])
             if len(batch["pixel_values"]) > 0:  # else none of its images could be read
                 features.append(_checked(model(batch["pixel_values"].to(device)).pooler_output))
-                if "labels" in batch:
-                    labels.append(batch["labels"].cpu())
+                for name in others.keys() & batch.keys():
+                    others[name].append(batch[name].cpu())
     if unreadable:
-        logger.warning("%d images cannot be read and have no features: %s", len(unreadable), ", ".join(unreadable[:5]))
+        logger.warning("%d images cannot be read and have no features: %s", len(unreadable), name_some(unreadable))
     if not features:
         raise ValueError("The loader yields no image: give it at least one (mind drop_last and the split).")
-    if labels and len(labels) != len(features):
-        raise ValueError(f"{len(labels)} of {len(features)} batches have 'labels': give them in all batches or none.")
-    return LabelledFeatures(torch.cat(features), torch.cat(labels) if labels else None)
+    for name, tensors in others.items():
+        if tensors and len(tensors) != len(features):
+            raise ValueError(
+                f"{len(tensors)} of {len(features)} batches have {name!r}: give them in all batches or none."
+            )
+    labels, indices = (torch.cat(tensors) if tensors else None for tensors in others.values())
+    return ExtractedFeatures(torch.cat(features), labels, indices)
 
 
 def extract_feature_table(
@@ -79,7 +98,8 @@ def extract_feature_table(
         offset: the row in the dataset of the loader's index 0, such as `process_rows(num_rows).start`.
 
     Returns:
-        Features `(N, D)`, float32, and known rows `(N,)`, on the CPU; D is 0 if no image was read.
+        Features `(N, D)`, float32, and known rows `(N,)`, on the CPU; D is 0 if no image was read. A table above
+        `LARGEST_TABLE_IN_MEMORY` lies in a temporary file.
 
     Raises:
         ValueError: the features are not `(B, D)`, or an index lies outside of the dataset.
@@ -99,7 +119,7 @@ def extract_feature_table(
             pixel_values = batch["pixel_values"].to(device)
             features = _checked(extract(pixel_values) if extract else model(pixel_values).pooler_output)
             if not table.known.any():
-                table.features = torch.zeros(num_rows, features.shape[1])
+                table.features = _zeros(num_rows, features.shape[1])
             table.features[rows] = features
             table.known[rows] = True
     return table
@@ -131,13 +151,21 @@ def gather_feature_tables(table: FeatureTable, device: torch.device | str = "cpu
         )
     # A process without a readable image does not know the width.
     width = int(gather(torch.tensor([table.features.shape[1]], device=device)).max())
-    features = table.features if table.features.shape[1] == width else torch.zeros(num_rows, width)
-    gathered = torch.empty(num_rows, width)
+    features = table.features if table.features.shape[1] == width else _zeros(num_rows, width)
+    gathered = _zeros(num_rows, width)
     for rows in torch.arange(num_rows).split(max(1, _MAX_ENTRIES // max(1, width))):
         part = slice(int(rows[0]), int(rows[-1]) + 1)
         # A row is zero on all processes but one, so that the sum is exact.
         gathered[part] = sum_(features[part].to(device, copy=True)).cpu()
     return FeatureTable(gathered, counts.bool())
+
+
+def _zeros(num_rows: int, width: int) -> Tensor:
+    """A table of zeros; a large one lies in a temporary file (in `TMPDIR`), which goes when nobody holds the table."""
+    if num_rows * width * 4 <= LARGEST_TABLE_IN_MEMORY:
+        return torch.zeros(num_rows, width)
+    with tempfile.NamedTemporaryFile(prefix="ssl_hub_features_") as file:
+        return torch.from_file(file.name, shared=True, size=num_rows * width).view(num_rows, width)
 
 
 @contextmanager

@@ -1,18 +1,15 @@
 """The fields by which a configuration names its target generator."""
 
-from huggingface_hub.dataclasses import strict
-
 from ..configuration_utils import MaskedPatchConfig
 
 
-@strict
 class MaskedTargetConfig(MaskedPatchConfig):
     r"""Base of the configurations of algorithms that predict of masked patches what a target generator makes of them.
 
     Args:
         target_type (`str`, *optional*, defaults to `"pixels"`):
-            What is predicted: `"pixels"`, `"normalized_pixels"`, `"low_frequency_pixels"`, `"hog"`, `"dalle"` (tokens),
-            `"clip"` (features) or `"features"` of any other vision model; see `modules/target_generators`.
+            What is predicted: `"pixels"`, `"normalized_pixels"`, `"low_frequency_pixels"`, `"hog"`, `"dalle"` or
+            `"vqkd"` (tokens), `"clip"` (features) or `"features"` of any other vision model; see `modules/target_generators`.
         target_name_or_path (`str`, *optional*):
             Folder or Hub id of the network that makes the targets, for the types that have one.
         target_random (`bool`, *optional*, defaults to `False`):
