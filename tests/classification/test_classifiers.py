@@ -122,10 +122,14 @@ def test_stages_of_transformers_and_timm(resnet, name, tmp_path):
         ({"classifier_stages": [5], "name": "resnet"}, r"0 \(the stem\) to 4"),
         ({"classifier_stages": [4, 3], "name": "resnet"}, "in rising order"),
         ({"name": "nowhere"}, "nowhere"),
+        ({"image_size": 32, "name": "timm"}, "timm's 'vit_tiny_patch16_224' does not take images of 32 x 32 pixels"),
     ],
 )
 def test_what_a_model_lacks_is_said(mae, resnet, fields, message):
-    name = {"resnet": resnet, "nowhere": "./nowhere", None: f"{mae}/backbone"}[fields.pop("name", None)]
+    fields["from_scratch"] = fields.get("name") == "timm"
+    name = {"resnet": resnet, "timm": "vit_tiny_patch16_224", "nowhere": "./nowhere", None: f"{mae}/backbone"}[
+        fields.pop("name", None)
+    ]
     with pytest.raises((ValueError, OSError), match=message):
         load_classifier(name, NAMES, **fields)
 

@@ -149,6 +149,16 @@ def test_linear_evaluations_as_published(models, tmp_path, model, recipe, more):
     assert trainer.args.learning_rate == pytest.approx(expected) and all(rate <= expected for rate in rates)
 
 
+def test_optimizers_of_transformers(models, tmp_path):
+    options = ["--learning_rate", "0.1", "--weight_decay", "0.2", "--optim", "adafactor"]
+    trainer = build_trainer(parse_arguments(arguments(models / "vit", tmp_path, *options)), False)
+    optimizer = trainer.create_optimizer()
+    assert type(optimizer).__name__ == "Adafactor"
+    decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    of = {name: decays[id(parameter)] for name, parameter in trainer.model.named_parameters()}
+    assert of["classifier.weight"] == 0.2 and of["classifier.bias"] == of["backbone.embeddings.cls_token"] == 0.0
+
+
 def test_milestones_are_epochs(models, tmp_path):
     options = [
         "--learning_rate",

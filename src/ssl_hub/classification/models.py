@@ -19,7 +19,7 @@ from transformers.models.vit.modeling_vit import ViTLayer
 
 from ..configuration_utils import BackboneConfig, SSLConfig
 from ..modeling_utils import BackboneForImageClassification, SSLForImageClassification
-from ..modules.backbones import describe
+from ..modules.backbones import check_image_size, describe
 from ..pretrained import load_pretrained
 
 
@@ -77,6 +77,7 @@ def load_classifier(
             # A pooler, or the norm that gave way to the classifier's, is not there any more.
             missing, _ = model.backbone.load_state_dict(state, strict=False)
             _check_complete(name_or_path, [*missing, *(not_found & model.backbone.state_dict().keys())])
+    check_image_size(model.backbone, model.config.image_size)
     if drop_path_rate is not None:
         _drop_paths_of_vit(model.backbone, drop_path_rate)
     model.backbone.requires_grad_(not freeze_backbone)

@@ -49,6 +49,16 @@ def layer_ids(names: Sequence[str]) -> tuple[list[int], int]:
     return [last if each is None else each for each in ids], last + 1
 
 
+def decayed_names(model: nn.Module) -> list[str]:
+    """The trainable parameters with weight decay: not biases, norms, tokens and position tables."""
+    free = {f"backbone.{name}" for name in no_weight_decay_names(model.backbone)}
+    return [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and parameter.ndim > 1 and name not in free and not name.endswith("_token")
+    ]
+
+
 def parameter_groups(
     model: nn.Module,
     learning_rate: float,
@@ -73,14 +83,13 @@ def parameter_groups(
     if layer_decay is not None:
         ids, num_layers = layer_ids(names)
         scales = [layer_decay ** (num_layers - 1 - each) for each in ids]
-    free_names = {f"backbone.{name}" for name in no_weight_decay_names(model.backbone)}
+    decayed = set(names if decay_norm_and_bias else decayed_names(model))
     groups: dict[tuple, dict] = {}
     for (name, parameter), scale in zip(model.named_parameters(), scales, strict=True):
         if not parameter.requires_grad:
             continue
-        is_free = (parameter.ndim <= 1 or name in free_names or name.endswith("_token")) and not decay_norm_and_bias
         scale *= head_lr_scale if name.startswith("classifier.") else 1.0
-        settings = {"lr": learning_rate * scale, "weight_decay": 0.0 if is_free else weight_decay}
+        settings = {"lr": learning_rate * scale, "weight_decay": weight_decay if name in decayed else 0.0}
         groups.setdefault(tuple(settings.values()), {"params": [], **settings})["params"].append(parameter)
     return [groups[key] for key in sorted(groups, reverse=True)]
 

@@ -18,7 +18,7 @@ from ..modeling_utils import SSLForImageClassification
 from .arguments import Arguments, AugmentationArguments, ClassifierTrainingArguments
 from .data import IGNORED_LABEL, AugmentedImages, TestImages, load_labelled_images
 from .models import load_classifier
-from .optimization import build_optimizer, milestone_schedule, parameter_groups
+from .optimization import build_optimizer, decayed_names, milestone_schedule, parameter_groups
 
 # The second word of the entropy that Mixup and CutMix are seeded with.
 _MIXING_STREAM = int.from_bytes(b"mixu", "big")
@@ -156,24 +156,27 @@ class ClassifierTrainer(Trainer):
                 num_classes=model.config.num_labels,
             )
 
+    def get_decay_parameter_names(self, model) -> list[str]:
+        return decayed_names(model)
+
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
-        if self.optimizer is None:
-            args, model = self.args, self.model if model is None else model
-            groups = parameter_groups(
-                model,
-                args.learning_rate,
-                args.weight_decay,
-                layer_decay=args.layer_decay,
-                head_lr_scale=args.head_lr_scale,
-                decay_norm_and_bias=args.decay_norm_and_bias,
-            )
-            if args.optimizer is not None:
-                self.optimizer = build_optimizer(
-                    args.optimizer, groups, args.learning_rate, args.momentum, args.nesterov
-                )
-            else:
-                optimizer_class, settings = self.get_optimizer_cls_and_kwargs(args, model)
-                self.optimizer = optimizer_class(groups, **settings)
+        args, model = self.args, self.model if model is None else model
+        own_groups = args.layer_decay is not None or args.head_lr_scale != 1 or args.decay_norm_and_bias
+        if self.optimizer is not None or not (own_groups or args.optimizer):
+            return super().create_optimizer(model)
+        groups = parameter_groups(
+            model,
+            args.learning_rate,
+            args.weight_decay,
+            layer_decay=args.layer_decay,
+            head_lr_scale=args.head_lr_scale,
+            decay_norm_and_bias=args.decay_norm_and_bias,
+        )
+        if args.optimizer is not None:
+            self.optimizer = build_optimizer(args.optimizer, groups, args.learning_rate, args.momentum, args.nesterov)
+        else:
+            optimizer_class, settings = self.get_optimizer_cls_and_kwargs(args, model)
+            self.optimizer = optimizer_class(groups, **settings)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):

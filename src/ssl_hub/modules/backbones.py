@@ -279,6 +279,18 @@ def stage_channels(backbone: PreTrainedModel, stages: list[int]) -> dict[int, in
     return {stage: maps[stage].shape[1] for stage in stages}
 
 
+def check_image_size(backbone: PreTrainedModel, size: int) -> None:
+    """Raises `ValueError` unless a backbone takes square images of `size` pixels a side."""
+    try:
+        with torch.no_grad():
+            _meta_outputs(_meta_copy(backbone).eval(), size)
+    except Exception as error:
+        raise ValueError(
+            f"{describe(backbone)} does not take images of {size} x {size} pixels ({error}): leave image_size out, or choose "
+            "a model for that size"
+        ) from error
+
+
 def remove_final_norm(backbone: PreTrainedModel) -> None:
     """Takes the LayerNorm at the end of a backbone of tokens away, unless the backbone pools by itself."""
     if not backbone_layout(backbone).pools:
