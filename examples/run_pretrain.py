@@ -16,6 +16,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from ssl_hub.data.datasets import load_image_dataset
 from ssl_hub.hub.publishing import PublishError
+from ssl_hub.pretrained import load_pretrained
+from ssl_hub.printing import printable
 from ssl_hub.training.arguments import parse_arguments
 from ssl_hub.training.run_log import NonFiniteLossError
 from ssl_hub.training.trainer import SSLTrainer
@@ -43,19 +45,12 @@ def main():
         model = AutoModelForPreTraining.from_config(recipe.build_config(model_args.config_overrides))
     else:
         name, algorithm = model_args.model_name_or_path, recipe.model["model_type"]
-        try:
-            model_type = AutoConfig.from_pretrained(name).model_type
-        except (ValueError, OSError) as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(
-                f"--model_name_or_path {name} is neither a folder with a model nor one that can be reached on the Hub "
-                f"({reason}): check the name"
-            ) from error
+        model_type = load_pretrained(AutoConfig, name).model_type
         if model_type != algorithm:
             raise ValueError(
                 f"--model_name_or_path {name} is a {model_type!r}, and recipe {recipe.name} trains {algorithm!r}"
             )
-        model = AutoModelForPreTraining.from_pretrained(name)
+        model = load_pretrained(AutoModelForPreTraining, name)
 
     trainer = SSLTrainer(
         model,
@@ -76,4 +71,4 @@ if __name__ == "__main__":
         main()
     # User errors: a traceback would bury what the message says. Anything else is a bug and keeps its own.
     except (ValueError, OSError, PublishError, NonFiniteLossError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {printable(error)}")

@@ -13,6 +13,8 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
+from ssl_hub.printing import printable
+
 # The formats that are opened, as Pillow names them, and the suffixes of their files. Pillow has decoders that start other
 # programs, Ghostscript for one, and a file's content says which decoder reads it, not its name.
 IMAGE_FORMATS = {
@@ -39,11 +41,6 @@ class UnreadableImageError(ValueError):
     def __init__(self, message: str, name: str = ""):
         super().__init__(message)
         self.name = name
-
-
-def printable(text: object) -> str:
-    """Text of a foreign file, its name for one, with control characters escaped: a terminal would obey them."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in str(text))
 
 
 def decode_image(image: "dict | Image.Image", name: str = "image", *, remote: bool = False) -> Image.Image:
@@ -82,7 +79,7 @@ class EncodedImage:
                 _check_size(image)
                 self._image = _to_upright_rgb(image)
             else:
-                self.name = printable(image["path"] or name)
+                self.name = printable(image["path"] or name).replace("\n", r"\n")
                 self._image = _open(image, remote)
                 if not isinstance(self._image, JpegImageFile):  # whose size may change when it is decoded
                     with self._image as opened:
