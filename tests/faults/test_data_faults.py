@@ -346,6 +346,17 @@ class TestLabels:
         assert metrics["knn_accuracy"] == pytest.approx(2 / 3)
         assert caplog.messages == ["classes that the training split lacks (1): a"]
 
+    def test_features_keep_to_their_labels_where_images_cannot_be_read(self, tmp_path):
+        for split in ("train", "validation"):
+            for i in range(24):
+                color = ("red", "green", "blue")[i % 3]
+                content = b"" if i in (0, 1, 10, 22) else encode(Image.new("RGB", (8, 8), color))
+                write(tmp_path / split, f"{color}/{i}.png", content=content)
+        train, evaluation = (load_image_dataset(tmp_path, split) for split in ("train", "validation"))
+        trainer = digits_trainer(tmp_path / "out", train, evaluation, evaluation="[{type: knn, k: 3}]")
+        metrics, _ = trainer.run_evaluation(trainer.model)
+        assert metrics["knn_accuracy"] == 1.0
+
     @pytest.mark.parametrize("labels", [[0, None, 1], [0, -1, 1], [None, None, None]])
     def test_images_without_a_label(self, tmp_path, caplog, labels):
         labelled(["a", "b"], labels).to_parquet(tmp_path / "train.parquet")

@@ -172,11 +172,11 @@ def _check_size(image: Image.Image) -> None:
 def _to_upright_rgb(image: Image.Image) -> Image.Image:
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
-        pixels = np.asarray(image, dtype=np.float64) / 257  # 65535 / 255
-        return _gray(pixels)
+        pixels = np.asarray(image).astype(np.int32).clip(0, 65535)
+        return _gray((pixels + 128) // 257)  # rounded; 257 is 65535 / 255
     if image.mode == "F":
         pixels = np.nan_to_num(np.asarray(image))
-        return _gray(pixels * 255 if pixels.max() <= 1 else pixels)
+        return _gray((pixels * 255 if pixels.max() <= 1 else pixels).round().clip(0, 255))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         background = Image.new("RGBA", image.size, "white")
@@ -185,4 +185,4 @@ def _to_upright_rgb(image: Image.Image) -> Image.Image:
 
 
 def _gray(pixels: np.ndarray) -> Image.Image:
-    return Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8)).convert("RGB")
+    return Image.fromarray(pixels.astype(np.uint8)).convert("RGB")
