@@ -6,7 +6,6 @@
 `--help` lists the arguments; what the command line leaves out comes from the recipe.
 """
 
-import logging
 import sys
 from pathlib import Path
 
@@ -17,14 +16,14 @@ from transformers.utils.logging import disable_progress_bar
 from ssl_hub.data.datasets import load_image_dataset
 from ssl_hub.hub.publishing import PublishError
 from ssl_hub.pretrained import load_pretrained
-from ssl_hub.printing import printable
+from ssl_hub.printing import printable, set_up_logging
 from ssl_hub.training.arguments import parse_arguments
 from ssl_hub.training.run_log import NonFiniteLossError
 from ssl_hub.training.trainer import SSLTrainer
 
 
 def main():
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    set_up_logging()
     disable_progress_bar()  # the trainer shows one
     recipe, model_args, data_args, args = parse_arguments()
 

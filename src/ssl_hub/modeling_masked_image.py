@@ -12,6 +12,7 @@ from .modeling_outputs import (
     SSLLossOutput,
 )
 from .modeling_utils import SSLModel, check_floats
+from .modules.backbones import explain_failure
 from .modules.losses import target_loss, to_float32
 from .modules.masking import (
     aligned_patch_mask,
@@ -152,7 +153,8 @@ class MaskTokenModel(MaskedTargetModel):
 
     def __init__(self, config: MaskedTargetConfig):
         super().__init__(config)
-        self.backbone = self.build_backbone(config)
+        with explain_failure(config.backbone_config):
+            self.backbone = self.build_backbone(config)
         self.neck = self.build_neck(config)
         self.post_init()
 

@@ -40,7 +40,7 @@ def check_floats(pixel_values: torch.Tensor, name: str = "pixel_values") -> None
             f"{name} must be normalised floats, got {pixel_values.dtype}: the image processor makes them of images, "
             "and (pixels / 255 - mean) / std of 8-bit pixels."
         )
-    if len(pixel_values) == 0:
+    if 0 in pixel_values.shape:
         raise ValueError(f"{name} hold no image: got a batch of the shape {tuple(pixel_values.shape)}.")
 
 

@@ -121,7 +121,7 @@ class TestPackagedRecipes:
         _, _, _, args = parse_arguments(["--recipe", name, "--train_dir", "images", "--output_dir", "out"])
         for key, value in recipe.training.items():
             if hasattr(args, key):
-                assert getattr(args, key) == value
+                assert getattr(args, key) == type(getattr(args, key))(value)
 
     def test_comment_has_the_command(self, name):
         text = (resources.files("ssl_hub.recipes") / f"{name}.yaml").read_text()

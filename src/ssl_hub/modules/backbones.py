@@ -4,7 +4,9 @@ import copy
 import functools
 import inspect
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
 
 import torch
 from torch import nn
@@ -90,7 +92,8 @@ def build_backbone(config: PreTrainedConfig, zero_init_residual: bool = False) -
     """
     from transformers import AutoModel  # not above: it is what imports our models
 
-    backbone = AutoModel.from_config(config)
+    with explain_failure(config):
+        backbone = AutoModel.from_config(config)
     if hasattr(backbone, "timm_model") and backbone.device.type != "meta":
         _initialize_as_timm(backbone, zero_init_residual)
     # A pooler with a linear layer (ViT's, with tanh) belongs to supervised training, and no loss here would train it.
@@ -110,6 +113,21 @@ def build_backbone(config: PreTrainedConfig, zero_init_residual: bool = False) -
         delattr(module, last)
         module.register_buffer(last, value)
     return backbone
+
+
+@contextmanager
+def explain_failure(config: PreTrainedConfig) -> Iterator[None]:
+    """Turns whatever transformers raises for the configuration of a backbone into a `ValueError` that names it."""
+    try:
+        yield
+    except Exception as error:
+        values = {field.name: getattr(config, field.name) for field in fields(config) if field.default}
+        missed = error.args if isinstance(error, KeyError) else ()
+        suspects = [k for k, v in values.items() if v in missed or (type(v) in (int, list) and not v)]
+        hint = f"; look at {', '.join(suspects)} in backbone_config" if suspects else ""
+        raise ValueError(
+            f"transformers cannot build the backbone {config.model_type!r}: {type(error).__name__}: {error}{hint}"
+        ) from error
 
 
 def _initialize_as_timm(backbone: PreTrainedModel, zero_init_residual: bool) -> None:
