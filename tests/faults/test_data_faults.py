@@ -68,7 +68,13 @@ def digits_trainer(
     model = AutoModelForPreTraining.from_config(recipe.build_config(options.pop("config_overrides", None)))
     args = {"max_train_steps": 1, "warmup_steps": 0, "per_device_train_batch_size": batch_size, **options}
     args = PretrainingArguments(str(output_dir), **args)
+    if eval_dataset is None:
+        eval_dataset = digits(8).remove_columns("label")
     return SSLTrainer(model, args, train_dataset, views, eval_dataset)
+
+
+def digits(count=32):
+    return load_image_dataset("digits").select(range(count))
 
 
 def link(name, target):
@@ -398,7 +404,7 @@ class TestViews:
     )
     @pytest.mark.parametrize("recipe", ["mae-vit-tiny-digits", "simmim-swin-tiny-digits"])
     def test_they_follow_the_models_image_size(self, tmp_path, recipe, overrides, size):
-        trainer = digits_trainer(tmp_path, load_image_dataset("digits"), recipe=recipe, config_overrides=overrides)
+        trainer = digits_trainer(tmp_path, digits(), recipe=recipe, config_overrides=overrides)
         assert next(iter(trainer.loader))["pixel_values"].shape == (4, 3, size, size)
         assert trainer.image_processor.crop_size == {"height": size, "width": size}
         if overrides == "image_size=24":
@@ -451,7 +457,7 @@ class TestBatches:
             model(pixels, mode="loss", target_pixel_values=pixels.byte())
 
     def test_two_views_for_an_algorithm_of_one(self, tmp_path):
-        trainer = digits_trainer(tmp_path, load_image_dataset("digits"), views=[{"count": 2}])
+        trainer = digits_trainer(tmp_path, digits(), views=[{"count": 2}])
         with pytest.raises(
             ValueError, match="one view of each image; got a list of 2. In a recipe, the counts of the vie"
         ):
@@ -465,7 +471,7 @@ class TestWorkers:
             os.kill(os.getpid(), signal.SIGKILL) if end == "killed" else os._exit(1)
 
         monkeypatch.setattr(CropView, "render", render)
-        trainer = digits_trainer(tmp_path, load_image_dataset("digits"), dataloader_num_workers=1)
+        trainer = digits_trainer(tmp_path, digits(), dataloader_num_workers=1)
         with pytest.raises(ChildProcessError) as caught:
             trainer.train()
         how = "is killed by signal: Killed" if end == "killed" else "exited unexpectedly with exit code 1"
