@@ -151,6 +151,17 @@ class TestFolders:
             load_image_dataset(write(tmp_path, f"1.{ESCAPE}"))
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("state.json", b"[]"), ("state.json", b"{"), ("dataset_info.json", b"{")],
+)
+def test_a_damaged_saved_dataset(tmp_path, name, content):
+    labelled(["a"], [0]).save_to_disk(tmp_path)
+    write(tmp_path, name, content=content)
+    with pytest.raises(ValueError, match="saved dataset .* cannot be read"):
+        load_image_dataset(tmp_path)
+
+
 def test_no_control_character_reaches_a_terminal(tmp_path, caplog):
     name = f"{ESCAPE}\u202e\n.png"
     texts = []
@@ -218,7 +229,12 @@ class TestFiles:
         with pytest.raises(UnreadableImageError, match="no regular file"):
             decode_image({"bytes": None, "path": str(path)})
 
-    def test_a_strip_of_every_training_image_trains_on_the_others(self, tmp_path):
+    @pytest.mark.parametrize("image", [None, {"bytes": None, "path": None}, {"bytes": None, "path": ""}])
+    def test_rows_without_an_image(self, image):
+        with pytest.raises(UnreadableImageError, match="^row 3: neither bytes nor a path"):
+            decode_image(image, "row 3")
+
+    def test_one_image_that_is_not_decoded_leaves_the_others(self, tmp_path):
         """What is not decoded is left out, counted and named like a damaged file."""
         write(tmp_path, *(f"{i}.png" for i in range(7)))
         write(tmp_path, "7.png", content=png_header(1, 50_000))
@@ -363,17 +379,24 @@ class TestLabels:
         metrics, _ = trainer.run_evaluation(trainer.model)
         assert metrics["knn_accuracy"] == 1.0
 
-    @pytest.mark.parametrize("labels", [[0, None, 1], [0, -1, 1], [None, None, None]])
+    @pytest.mark.parametrize("labels", [[0, None, 1], [0, -1, 1], [None, None, None], [0, 1, 2]])
     def test_images_without_a_label(self, tmp_path, caplog, labels):
-        labelled(["a", "b"], labels).to_parquet(tmp_path / "train.parquet")
+        table = labelled(None, labels).data.table
+        table = table.replace_schema_metadata(labelled(["a", "b"], [0]).features.arrow_schema.metadata)
+        pyarrow.parquet.write_table(table, tmp_path / "train.parquet")
         assert load_image_dataset(tmp_path).column_names == ["image"]
         missing = sum(label not in (0, 1) for label in labels)
         assert caplog.messages == [
-            f"{missing} of the 3 images of '{tmp_path}' have no label (null or negative), so that the others' are left "
-            "out too"
+            f"{missing} of the 3 images of '{tmp_path}' have no label from 0 to 1, so that the others' are left out too"
         ]
         with pytest.raises(ValueError, match=r"in the column 'label': remove these images, or leave label_column out"):
             load_image_dataset(tmp_path, label_column="label")
+
+    @pytest.mark.parametrize("label", [2**40, -1])
+    def test_numbers_that_are_no_classes(self, tmp_path, caplog, label):
+        labelled(None, [0, label]).to_parquet(tmp_path / "train.parquet")
+        assert load_image_dataset(tmp_path).column_names == ["image"]
+        assert "1 of the 2 images" in caplog.text and "have no label from 0 to 99999" in caplog.text
 
     @pytest.mark.parametrize(
         ("names", "said"),

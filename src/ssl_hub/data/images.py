@@ -79,6 +79,7 @@ class EncodedImage:
                 _check_size(image)
                 self._image = _to_upright_rgb(image)
             else:
+                image = image or {"bytes": None, "path": None}  # a row may be null
                 self.name = printable(image["path"] or name).replace("\n", r"\n")
                 self._image = _open(image, remote)
                 if not isinstance(self._image, JpegImageFile):  # whose size may change when it is decoded
@@ -121,6 +122,8 @@ class _RefusedError(Exception):
 def _open(image: dict, remote: bool) -> Image.Image:
     if image["bytes"] is not None:
         file = io.BytesIO(image["bytes"])
+    elif not image["path"]:
+        raise _RefusedError("neither bytes nor a path")
     elif "://" in image["path"]:
         file = _download(image["path"], remote)
     else:
