@@ -18,8 +18,14 @@ from ssl_hub import MoCoConfig, SimCLRConfig, SSLConfig
 from ssl_hub.data.views import build_views
 from ssl_hub.evaluation.evaluators import build_evaluators
 from ssl_hub.field_types import PositiveFloat, check_fields
+from ssl_hub.models.barlowtwins.modeling_barlowtwins import cross_correlation
 from ssl_hub.models.densecl.modeling_densecl import match_positions
-from ssl_hub.modules.clustering import nearest_centroids, whiten
+from ssl_hub.models.mocov3.modeling_mocov3 import batch_contrast
+from ssl_hub.models.npid.modeling_npid import instance_contrast, nearest_rows
+from ssl_hub.models.simclr.modeling_simclr import nt_xent_loss
+from ssl_hub.models.swav.modeling_swav import prototype_scores, sinkhorn
+from ssl_hub.modules.clustering import fit_whitening, nearest_centroids, whiten
+from ssl_hub.modules.losses import cosine_loss, queue_contrast, target_loss
 from ssl_hub.modules.memories import OnlineClusterMemory
 from ssl_hub.registry import ALGORITHMS, class_modules
 from ssl_hub.training.arguments import DataArguments, ModelArguments, PretrainingArguments, parse_arguments
@@ -243,6 +249,10 @@ def test_overrides_that_cannot_be(recipe, overrides, message):
     [
         ("extends: {path}", "a recipe cannot extend itself; got .*mine.yaml -> .*mine.yaml"),
         ("extends: {other}", "a recipe cannot extend itself; got .*mine.yaml -> .*other.yaml -> .*mine.yaml"),
+        ("model: {model_type: mae, model_type: beit}", "is not YAML: found 'model_type' more than once"),
+        ("model: !!timestamp soon", "is not YAML"),
+        ("model: " + 5000 * "[", "is not YAML: maximum recursion depth"),
+        (b"model: \xff", "mine.yaml is no text in UTF-8"),
         ("extends: 3", "the section 'extends' .* got 3"),
         ("model:", "the section 'model' .* got None"),
         ("model: [mae]", r"the section 'model' .* got \['mae'\]"),
@@ -268,7 +278,10 @@ def test_overrides_that_cannot_be(recipe, overrides, message):
 )
 def test_recipes_that_cannot_be(text, message, tmp_path):
     path, other = tmp_path / "mine.yaml", tmp_path / "other.yaml"
-    path.write_text(text.replace("{path}", str(path)).replace("{other}", str(other)))
+    if isinstance(text, bytes):
+        path.write_bytes(text)
+    else:
+        path.write_text(text.replace("{path}", str(path)).replace("{other}", str(other)))
     other.write_text(f"extends: {path}")
     with pytest.raises(ValueError, match=message):
         parse_arguments(["--recipe", str(path), "--output_dir", "out", "--dataset_name", "digits"])
@@ -334,6 +347,28 @@ def test_clusters_do_not_depend_on_the_precision():
         assert torch.equal(whiten(features, torch.zeros(32), projection), whitened)
         assert ((features @ centroids.T).argmax(dim=1) != expected).any()
     assert (memory.labels == expected).float().mean() > 0.95  # normalised once more, which rounds
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        lambda a, b: nt_xent_loss(a, 0.1),
+        lambda a, b: batch_contrast(a, b, 0.1),
+        lambda a, b: queue_contrast(a, b, b.flip(0), 0.1),
+        lambda a, b: instance_contrast(a, b, torch.arange(8), torch.arange(64).view(8, 8) % 8, 0.1)[0],
+        lambda a, b: nearest_rows(a, b, 3)[0],
+        lambda a, b: sinkhorn(prototype_scores(a, b), 0.05, 3),
+        lambda a, b: cross_correlation(a, b),
+        lambda a, b: cosine_loss(a, b),
+        lambda a, b: fit_whitening(a, 4)[1].abs(),
+        lambda a, b: target_loss(a, b),
+    ],
+)
+def test_similarities_do_not_depend_on_the_precision(compute):
+    first, second = torch.nn.functional.normalize(torch.randn(2, 8, 16), dim=2)
+    expected = compute(first, second)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(compute(first, second), expected)
 
 
 @pytest.mark.parametrize("recipe", [name for name in list_recipes() if name.endswith("digits")])

@@ -62,8 +62,22 @@ def list_recipes() -> list[str]:
     return sorted(name.removesuffix(".yaml") for name in files if name.endswith(".yaml"))
 
 
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"recipe {path} is no text in UTF-8: {error}") from error
+
+
 class _YamlLoader(yaml.SafeLoader):
-    """Takes `1e-4` as the number that it is in YAML 1.2 and everywhere else; to YAML 1.1 it is a text."""
+    """Takes `1e-4` as the number that it is in YAML 1.2 and everywhere else, where YAML 1.1 takes a text, and refuses a
+    key that is there twice."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := [key for key in keys if keys.count(key) > 1 and key != "<<"]:
+            raise yaml.MarkedYAMLError(problem=f"found {twice[0]!r} more than once", problem_mark=node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 _YamlLoader.add_implicit_resolver(
@@ -75,7 +89,7 @@ def read_yaml(text: str) -> Any:
     """Reads YAML without objects of Python; raises `ValueError` with the place where it is none."""
     try:
         return _YamlLoader(text).get_single_data()
-    except (yaml.YAMLError, ValueError) as error:  # the latter of a date that does not exist
+    except Exception as error:  # of any kind: that of a date, a number or a nesting that does not exist
         raise ValueError(" ".join(str(error).split())) from error
 
 
@@ -94,7 +108,7 @@ def load_recipe(name_or_file: str, extended_by: tuple[str, ...] = ()) -> Recipe:
     if name_or_file in names:
         text = (resources.files("ssl_hub.recipes") / f"{name_or_file}.yaml").read_text()
     elif Path(name_or_file).is_file():
-        text = Path(name_or_file).read_text()
+        text = _read_text(Path(name_or_file))
     else:
         near = get_close_matches(name_or_file, names, n=5, cutoff=0.5)
         raise ValueError(
