@@ -19,7 +19,7 @@ from ssl_hub.data.loading import build_eval_loader
 from ssl_hub.data.processing import Normalize, build_image_processor
 from ssl_hub.field_types import PositiveInt, Seed, check_fields
 from ssl_hub.pretrained import load_pretrained
-from ssl_hub.printing import printable
+from ssl_hub.printing import printable, set_up_logging
 from ssl_hub.visualization.reconstruction import plot_reconstruction
 
 
@@ -38,6 +38,7 @@ class VisualizationArguments:
 
 def main():
     args = HfArgumentParser(VisualizationArguments, allow_abbrev=False).parse_args_into_dataclasses()[0]
+    set_up_logging()
     disable_progress_bar()
     model = load_pretrained(AutoModelForPreTraining, args.model_name_or_path).eval()
     config = model.config

@@ -2,6 +2,8 @@
 
 import json
 import socket
+import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -9,11 +11,13 @@ from pathlib import Path
 
 import loopback_hub as loopback_module
 import pytest
+import torch
 from accelerate.state import AcceleratorState
 from huggingface_hub import HfApi, ModelCard, constants, get_session
 from huggingface_hub.errors import RepositoryNotFoundError
 from loopback_hub import loopback_hub
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from test_mae import TINY
 
 from ssl_hub import MAEConfig, MAEModel, SSLTrainer
@@ -24,6 +28,8 @@ from ssl_hub.hub.model_card import build_model_card
 from ssl_hub.hub.publishing import PublishError, check_can_push, publish, save_for_sharing
 from ssl_hub.printing import name_some, printable
 from ssl_hub.training.arguments import ModelArguments, PretrainingArguments
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 def use_hub(endpoint, tmp_path, monkeypatch):
@@ -336,7 +342,7 @@ def test_a_card_of_ones_own_is_pushed_as_it_is(shared_dir, hub, tmp_path):
         ("\x1b[2J\x07", r"\x1b[2J\x07"),
         ("\u202egpj", r"\u202egpj"),
         ("\udcff", r"\udcff"),
-        ("two\nlines\r", "two\nlines\\r"),
+        ("two\nlines\tand\r", "two\nlines\tand\\r"),
     ],
 )
 def test_what_is_not_printed_is_written_out(text, shown):
@@ -356,3 +362,23 @@ def test_what_the_hub_says_is_printable(hub, shared_dir, monkeypatch):
     monkeypatch.setattr(HfApi, "create_repo", refuse)
     with pytest.raises(PublishError, match=r"\\x1b\[31mred"):
         publish(shared_dir, "me/x")
+
+
+def run_example(name, *arguments):
+    command = [sys.executable, str(REPOSITORY / "examples" / name), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_names_in_foreign_weights_do_not_reach_the_terminal_raw(shared_dir, tmp_path):
+    tensors = load_file(shared_dir / "model.safetensors")
+    save_file(tensors | {"\x1b[2J\x07evil": torch.zeros(1)}, shared_dir / "model.safetensors", {"format": "pt"})
+    arguments = ["--dataset_name", "digits", "--output_file", tmp_path / "picture.png"]
+    process = run_example("visualize_reconstruction.py", "--model_name_or_path", shared_dir, *arguments)
+    assert process.returncode == 0, process.stderr
+    assert r"\x1b[2J\x07evil" in process.stderr and "\x1b" not in process.stderr + process.stdout
+
+
+def test_a_folder_that_is_missing_is_one_line(tmp_path):
+    process = run_example("report_demo.py", tmp_path / "\x1b[31mnothing")
+    assert process.returncode == 1
+    assert process.stderr == f"error: there is no model folder {tmp_path}/\\x1b[31mnothing\n"

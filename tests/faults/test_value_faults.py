@@ -1,4 +1,4 @@
-"""Values that make no sense: in configurations, arguments, recipes and overrides, and in what a model is called with."""
+"""Values that make no sense: in configurations, arguments, recipes and overrides, and what is computed too coarsely."""
 
 import inspect
 import json
@@ -29,7 +29,7 @@ from ssl_hub.modules.losses import cosine_loss, queue_contrast, target_loss
 from ssl_hub.modules.memories import OnlineClusterMemory
 from ssl_hub.registry import ALGORITHMS, class_modules
 from ssl_hub.training.arguments import DataArguments, ModelArguments, PretrainingArguments, parse_arguments
-from ssl_hub.training.recipes import list_recipes, load_recipe, read_yaml
+from ssl_hub.training.recipes import load_recipe, read_yaml
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "run_pretrain.py"
 CONFIGS = [
@@ -251,8 +251,6 @@ def test_overrides_that_cannot_be(recipe, overrides, message):
         ("extends: {other}", "a recipe cannot extend itself; got .*mine.yaml -> .*other.yaml -> .*mine.yaml"),
         ("model: {model_type: mae, model_type: beit}", "is not YAML: found 'model_type' more than once"),
         ("model: !!timestamp soon", "is not YAML"),
-        ("model: " + 5000 * "[", "is not YAML: maximum recursion depth"),
-        (b"model: \xff", "mine.yaml is no text in UTF-8"),
         ("extends: 3", "the section 'extends' .* got 3"),
         ("model:", "the section 'model' .* got None"),
         ("model: [mae]", r"the section 'model' .* got \['mae'\]"),
@@ -278,10 +276,7 @@ def test_overrides_that_cannot_be(recipe, overrides, message):
 )
 def test_recipes_that_cannot_be(text, message, tmp_path):
     path, other = tmp_path / "mine.yaml", tmp_path / "other.yaml"
-    if isinstance(text, bytes):
-        path.write_bytes(text)
-    else:
-        path.write_text(text.replace("{path}", str(path)).replace("{other}", str(other)))
+    path.write_text(text.replace("{path}", str(path)).replace("{other}", str(other)))
     other.write_text(f"extends: {path}")
     with pytest.raises(ValueError, match=message):
         parse_arguments(["--recipe", str(path), "--output_dir", "out", "--dataset_name", "digits"])
@@ -369,20 +364,3 @@ def test_similarities_do_not_depend_on_the_precision(compute):
     expected = compute(first, second)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(compute(first, second), expected)
-
-
-@pytest.mark.parametrize("recipe", [name for name in list_recipes() if name.endswith("digits")])
-def test_batches_that_are_none(recipe):
-    config = load_recipe(recipe).build_config()
-    model = AutoModelForPreTraining.from_config(config)
-    size, no_rows = config.image_size, torch.zeros(0, dtype=torch.long)
-    empty, raw = torch.zeros(0, 3, size, size), torch.zeros(2, 3, size, size, dtype=torch.uint8)
-    for mode in ("tensor", "loss", "predict"):
-        views = getattr(model, "num_views", 1) if mode == "loss" else 1
-        inputs = {"indices": no_rows} if mode == "loss" and config.model_type in ("npid", "odc", "deepcluster") else {}
-        for pixel_values, message in ((empty, "at least one image"), (raw, "of a floating type, got torch.uint8")):
-            with pytest.raises(ValueError, match=message):
-                model(pixel_values if views == 1 else [pixel_values] * views, mode=mode, **inputs)
-        if views == 1:
-            with pytest.raises(ValueError, match="takes one view of each image here, as one tensor; got a list of 2"):
-                model([torch.zeros(2, 3, size, size)] * 2, mode=mode, **inputs)

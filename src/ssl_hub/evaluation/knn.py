@@ -100,6 +100,7 @@ class KNNEvaluator(Evaluator):
     Args:
         k: number of neighbours; of a training set with fewer images, all vote.
         temperature: positive.
+        max_samples: images of the training set in the bank, a random sample; 0 or None for all of them.
     """
 
     type: ClassVar[str] = "knn"
@@ -111,11 +112,21 @@ class KNNEvaluator(Evaluator):
 
     k: int = 20
     temperature: float = 0.07
+    max_samples: int | None = None
 
     def __post_init__(self):
         if type(self.k) is not int or self.k < 1:
             raise ValueError(f"k={self.k!r} of the evaluation 'knn' must be a whole number of at least 1.")
         _check_temperature(self.temperature)
+        if self.max_samples is not None and (type(self.max_samples) is not int or self.max_samples < 0):
+            raise ValueError(
+                f"max_samples={self.max_samples!r} of the evaluation 'knn' (--knn_max_samples) must be a whole number of "
+                "at least 0, which stands for all training images."
+            )
+
+    @property
+    def max_train_samples(self) -> int | None:
+        return self.max_samples or None
 
     def evaluate(self, features: LabelledFeatures, train: LabelledFeatures | None) -> dict[str, float]:
         k = min(self.k, len(train.features))

@@ -26,7 +26,7 @@ from .recipes import Recipe, load_recipe, read_yaml
 # Where and how a run is logged, evaluated, saved and shared: of its arguments those that do not change what it trains.
 _NOT_IDENTITY = (
     *("output_dir", "resume_from_checkpoint", "logging_steps", "report_to", "checkpointing_steps", "save_total_limit"),
-    *("eval_steps", "evaluation", "per_device_eval_batch_size", "dataloader_num_workers"),
+    *("eval_steps", "evaluation", "knn_max_samples", "per_device_eval_batch_size", "dataloader_num_workers"),
     *("push_to_hub", "hub_model_id", "hub_private_repo"),
 )
 
@@ -65,7 +65,10 @@ class DataArguments:
     )
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
     eval_split: str | None = field(
-        default=None, metadata={"help": "Labelled split for the kNN evaluation; none by default."}
+        default=None,
+        metadata={
+            "help": "Split to evaluate on, kNN if it has labels; by default a sample of training images, without kNN."
+        },
     )
     image_column_name: str | None = field(default=None, metadata={"help": "Found by its type when not given."})
     label_column_name: str | None = field(default=None, metadata={"help": "Found by its type when not given."})
@@ -152,6 +155,10 @@ class PretrainingArguments:
     evaluation: str | None = field(
         default=None,
         metadata={"help": "Evaluators, instead of the recipe's, as YAML: '[{type: knn, k: 20}, {type: label_free}]'."},
+    )
+    knn_max_samples: NonNegativeInt | None = field(
+        default=None,
+        metadata={"help": "Training images in the bank of the kNN evaluation, a fixed random sample; 0 for all."},
     )
     eval_crop_ratio: PositiveShare = field(
         default=0.875, metadata={"help": "Share of the short side that evaluation keeps; travels with the model."}

@@ -62,22 +62,25 @@ def list_recipes() -> list[str]:
     return sorted(name.removesuffix(".yaml") for name in files if name.endswith(".yaml"))
 
 
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"recipe {path} is no text in UTF-8: {error}") from error
-
-
 class _YamlLoader(yaml.SafeLoader):
-    """Takes `1e-4` as the number that it is in YAML 1.2 and everywhere else, where YAML 1.1 takes a text, and refuses a
-    key that is there twice."""
+    """Takes `1e-4` as the number that it is in YAML 1.2 and everywhere else; to YAML 1.1 it is a text.
+
+    Takes no aliases: a few lines of them stand for more than any memory holds. Nor a key that is there twice.
+    """
 
     def construct_mapping(self, node, deep=False):
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if twice := [key for key in keys if keys.count(key) > 1 and key != "<<"]:
+        if twice := [key for key in keys if keys.count(key) > 1]:
             raise yaml.MarkedYAMLError(problem=f"found {twice[0]!r} more than once", problem_mark=node.start_mark)
         return super().construct_mapping(node, deep)
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.MarkedYAMLError(
+                problem=f"the alias *{event.anchor}: write it out", problem_mark=event.start_mark
+            )
+        return super().compose_node(parent, index)
 
 
 _YamlLoader.add_implicit_resolver(
@@ -86,10 +89,12 @@ _YamlLoader.add_implicit_resolver(
 
 
 def read_yaml(text: str) -> Any:
-    """Reads YAML without objects of Python; raises `ValueError` with the place where it is none."""
+    """Reads YAML without objects of Python or aliases; raises `ValueError` with the place where it is none."""
     try:
         return _YamlLoader(text).get_single_data()
-    except Exception as error:  # of any kind: that of a date, a number or a nesting that does not exist
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    except Exception as error:  # of any kind: that of a date or a number that does not exist
         raise ValueError(" ".join(str(error).split())) from error
 
 
@@ -108,7 +113,10 @@ def load_recipe(name_or_file: str, extended_by: tuple[str, ...] = ()) -> Recipe:
     if name_or_file in names:
         text = (resources.files("ssl_hub.recipes") / f"{name_or_file}.yaml").read_text()
     elif Path(name_or_file).is_file():
-        text = _read_text(Path(name_or_file))
+        try:
+            text = Path(name_or_file).read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"recipe {name_or_file} is no text in UTF-8: {error.reason}") from error
     else:
         near = get_close_matches(name_or_file, names, n=5, cutoff=0.5)
         raise ValueError(
