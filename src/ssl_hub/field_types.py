@@ -82,9 +82,11 @@ def _fit(value: Any, hint: Any) -> Any:
     elif origin is Literal:
         fits = any(type(value) is type(option) and value == option for option in args)
     elif origin in (list, tuple):
-        if not isinstance(value, origin):
+        any_length = origin is list or args[1:] == (...,)
+        if not isinstance(value, origin) or (not any_length and len(value) != len(args)):
             raise TypeError
-        return origin(_fit(item, args[0]) for item in value)
+        hints = [args[0]] * len(value) if any_length else args
+        return origin(_fit(item, hint) for item, hint in zip(value, hints, strict=True))
     elif hint is float:
         fits = _is_finite(value)
         value = float(value) if fits else value

@@ -11,7 +11,7 @@ from .modeling_outputs import (
     ReconstructionOutput,
     SSLLossOutput,
 )
-from .modeling_utils import SSLModel
+from .modeling_utils import SSLModel, check_floats
 from .modules.backbones import explain_failure
 from .modules.losses import target_loss, to_float32
 from .modules.masking import (
@@ -109,6 +109,8 @@ class MaskedTargetModel(MaskedPatchModel):
         self, pixel_values: torch.Tensor, target_pixel_values: torch.Tensor | None, masked_patches: torch.Tensor
     ) -> torch.Tensor:
         """Targets of the patches with these indices `(B, M)`: tokens `(B, M)` or vectors `(B, M, size)`."""
+        if target_pixel_values is not None:
+            check_floats(target_pixel_values, "target_pixel_values")
         targets = self.target_generator(pixel_values, target_pixel_values)
         return take_patches(targets, masked_patches) if targets.ndim == 3 else targets.gather(1, masked_patches)
 

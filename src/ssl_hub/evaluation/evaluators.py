@@ -20,6 +20,8 @@ DEFAULT_EVALUATION = [{"type": "knn"}, {"type": "label_free"}]
 
 logger = logging.getLogger(__name__)
 
+_LABELS_ARE = "sort its images into class folders, or name the column of the labels with --label_column_name"
+
 
 def build_evaluators(
     specs: list[dict] | None,
@@ -47,9 +49,9 @@ def build_evaluators(
         if evaluator.needs_train_features and not has_train_features:
             lacks = "the training images by index, and they are streamed: load them without --streaming"
         elif evaluator.needs_labels and not has_eval_labels:
-            lacks = "labels, and the evaluation split has none: name their column with --label_column_name"
+            lacks = f"labels, and the evaluation split has none: {_LABELS_ARE}"
         elif evaluator.needs_labels and evaluator.needs_train_features and not has_train_labels:
-            lacks = "labels, and the training split has none: name their column with --label_column_name"
+            lacks = f"labels, and the training split has none: {_LABELS_ARE}"
         if lacks is None:
             allowed.append(evaluator)
         elif specs is None:

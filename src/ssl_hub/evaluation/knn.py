@@ -89,7 +89,7 @@ def knn_accuracy(
 
 
 def _check_temperature(temperature: float) -> None:
-    if not (isinstance(temperature, int | float) and temperature > 0):
+    if not (isinstance(temperature, int | float) and 0 < temperature < float("inf")):
         raise ValueError(f"temperature={temperature!r} must be a positive number (the paper uses 0.07).")
 
 

@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from transformers import BaseImageProcessor
 
+from ..data.datasets import match_labels
 from ..data.loading import build_eval_loader
 from ..evaluation.base import Evaluator, LabelledFeatures
 from ..evaluation.evaluators import build_evaluators
@@ -55,6 +56,7 @@ class RunEvaluation:
         elif len(eval_dataset) == 0:
             raise ValueError("the evaluation split has no images: name another one, or none")
         else:
+            self.eval_dataset = eval_dataset = match_labels(eval_dataset, train_dataset)
             self.evaluators = build_evaluators(
                 evaluation,
                 has_eval_labels="label" in eval_dataset.column_names,

@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 
-from ..data.loading import build_train_loader
+from ..data.loading import build_train_loader, explain_worker_errors
 from ..data.processing import Normalize, build_image_processor
 from ..data.views import INPUT_KEYS, build_views
 from ..distributed import synchronize_batchnorm
@@ -89,7 +89,7 @@ class SSLTrainer:
         self.image_processor = build_image_processor(
             config.image_size, config.image_mean, config.image_std, args.eval_crop_ratio
         )
-        built_views = build_views(views)
+        built_views = build_views(views, config.image_size)
         self.normalize = Normalize(config.image_mean, config.image_std, built_views).to(self.accelerator.device)
         self.loader = build_train_loader(
             train_dataset,
@@ -146,6 +146,7 @@ class SSLTrainer:
     def progress(self) -> Progress:
         return Progress(self.step, self.total_steps, self.steps_per_epoch)
 
+    @explain_worker_errors()
     def train(self) -> dict:
         """Trains to the end, shares the model, and returns the last evaluation."""
         self._start()
