@@ -468,6 +468,7 @@ class TestWorkers:
         train = load_image_dataset(write(tmp_path, "1.png", "2.png"))
         trainer = digits_trainer(tmp_path / "out", train, batch_size=2, dataloader_num_workers=num_workers)
         write(tmp_path, "1.png", "2.png", content=b"")
+        trainer.run_evaluation.evaluators = []  # which would find them first
         with pytest.raises(UnreadableImageError) as caught:
             trainer.train()
         assert str(caught.value).startswith(f"None of the images of a batch can be read: {tmp_path}")
@@ -487,14 +488,8 @@ class TestNames:
                 "'./nowhere' is neither a local file or folder nor a dataset that can be",
             ),
             ({"--dataset_name": "digits", "--eval_split": "no"}, "'digits' has no split 'no'; the splits there are"),
-            (
-                {"--model_name_or_path": "./no/where"},
-                "--model_name_or_path ./no/where is neither a folder with a model",
-            ),
-            (
-                {"--model_name_or_path": "images"},
-                "--model_name_or_path images is neither a folder with a model nor one",
-            ),
+            ({"--model_name_or_path": "./no/where"}, "there is no model folder ./no/where"),
+            ({"--model_name_or_path": "images"}, "the model images cannot be loaded: Unrecognized model in images."),
         ],
     )
     def test_what_is_not_there_is_told_in_one_line(self, tmp_path, monkeypatch, arguments, message):
