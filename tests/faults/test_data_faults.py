@@ -506,6 +506,7 @@ class TestWorkers:
         train = load_image_dataset(write(tmp_path, "1.png", "2.png"))
         trainer = digits_trainer(tmp_path / "out", train, batch_size=2, dataloader_num_workers=num_workers)
         write(tmp_path, "1.png", "2.png", content=b"")
+        trainer.run_evaluation.evaluators = []  # which would find them first
         with pytest.raises(UnreadableImageError) as caught:
             trainer.train()
         assert str(caught.value).startswith(f"None of the images of a batch can be read: {tmp_path}")

@@ -222,12 +222,14 @@ def test_features_pair_with_files():
     ("eval_dataset", "sentence"),
     [
         (image_dataset(2).select([]), "the evaluation split has no images"),
-        (image_dataset(2, unreadable=(0, 1)), "none of the 2 images of the evaluation split can be read"),
+        (image_dataset(2, unreadable=(0, 1)), "none of 2 images of the evaluation split can be read"),
+        (None, "none of 8 images of the training split can be read"),
     ],
 )
 def test_a_split_without_a_readable_image(eval_dataset, sentence, tmp_path):
+    train_dataset = digits() if eval_dataset is not None else image_dataset(8, unreadable=range(8))
     with pytest.raises(ValueError, match=sentence):
-        build_trainer(tmp_path, digits(), eval_dataset).train()
+        build_trainer(tmp_path, train_dataset, eval_dataset).train()
 
 
 def test_one_image_has_not_collapsed():

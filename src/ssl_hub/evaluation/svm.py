@@ -170,7 +170,9 @@ def _cross_validated(x: np.ndarray, y: np.ndarray, cost: float, interpolation: s
         raise ValueError("Three-fold cross-validation of the cost needs three images of a class, and three others.")
     folds = StratifiedKFold(3).split(x, y)
     scores = [(_svm(cost).fit(x[a], y[a]).decision_function(x[b]), y[b]) for a, b in folds]
-    return float(np.mean([average_precision(torch.from_numpy(s), torch.from_numpy(t), interpolation) for s, t in scores]))
+    return float(
+        np.mean([average_precision(torch.from_numpy(s), torch.from_numpy(t), interpolation) for s, t in scores])
+    )
 
 
 def _test_precision(
