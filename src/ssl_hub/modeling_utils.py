@@ -18,7 +18,7 @@ from .lifecycle import FeatureTable, ParameterRule, Progress
 from .modeling_outputs import (
     SSLLossOutput,
 )
-from .modules.backbones import backbone_hidden_size, build_backbone, run_backbone
+from .modules.backbones import backbone_hidden_size, build_backbone, explain_failure, run_backbone
 from .modules.memories import Queue
 
 MODES = ("tensor", "loss", "predict")
@@ -300,7 +300,8 @@ class SSLForImageClassification(SSLPreTrainedModel):
     def __init__(self, config: SSLConfig):
         super().__init__(config)
         self.num_labels = config.num_labels
-        self.backbone = self.build_backbone(config)
+        with explain_failure(config.backbone_config):
+            self.backbone = self.build_backbone(config)
         self.classifier = nn.Linear(backbone_hidden_size(self.backbone), config.num_labels)
         self.post_init()
 

@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 _IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "pixel_values")
 _LABEL_COLUMNS = ("label", "labels", "fine_label", "cls")
 _IMAGE_SUFFIXES = tuple(sorted(suffix for suffixes in IMAGE_FORMATS.values() for suffix in suffixes))
+# Larger numbers are an image's own, or hostile: an evaluation holds scores of every class.
+_MAX_CLASSES = 100_000
 _METADATA_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 # The `id` of the image column of a dataset that was named as one of the Hub: its rows may be addresses.
 _REMOTE = "remote"
@@ -169,7 +171,7 @@ def _load_from_hub(name: str, config_name: str | None, split: str, streaming: bo
 def _load_saved(folder: str, split: str) -> datasets.Dataset:
     try:
         saved = datasets.load_from_disk(folder)
-    except (ValueError, OSError, KeyError) as error:
+    except Exception as error:  # `datasets` takes what its files say for granted
         raise ValueError(f"The saved dataset {folder!r} cannot be read: {printable(error)}") from error
     if isinstance(saved, datasets.DatasetDict):
         _check_split(split, saved, folder)
@@ -207,7 +209,7 @@ def _load_files(name: str, split: str, streaming: bool):
         return _load_image_folder(folder, images, split, metadata)
 
     suffixes = sorted({os.path.splitext(file)[1] or file for file in files})
-    found = f"{len(files)} files ({printable(', '.join(suffixes[:8]))})" if files else "no file at all"
+    found = f"{len(files)} files ({name_some(suffixes)})" if files else "no file at all"
     raise FileNotFoundError(
         f"{name!r} is neither an image folder nor parquet files: it has {found}. "
         f"Give a folder with images ({', '.join(_IMAGE_SUFFIXES)}), or parquet files."
@@ -341,7 +343,7 @@ def _top_folder(file: str) -> str:
 
 def _check_split(split: str, splits, name: str) -> None:
     if split not in splits:
-        there = printable(", ".join(sorted(splits)))
+        there = name_some(sorted(splits), limit=20)
         raise ValueError(f"{name!r} has no split {split!r}; the splits there are: {there}.")
 
 
@@ -349,7 +351,7 @@ def _select_columns(dataset, name: str, image_column: str | None, label_column: 
     features = dataset.features or {}
     for column in (image_column, label_column):
         if column is not None and column not in features:
-            there = printable(", ".join(features))
+            there = name_some(features, limit=20)
             raise ValueError(f"{name!r} has no column {column!r}; the columns there are: {there}.")
     if image_column is None:
         image_column = _find_image_column(features, name)
@@ -377,8 +379,8 @@ def _find_image_column(features: datasets.Features, name: str) -> str:
     for column in _IMAGE_COLUMNS:
         if column in features and _may_hold_images(features[column]):
             return column
-    what = f"several image columns ({printable(', '.join(typed))})" if typed else "no image column"
-    there = printable(", ".join(features)) or "unknown"
+    what = f"several image columns ({name_some(typed)})" if typed else "no image column"
+    there = name_some(features, limit=20) or "unknown"
     raise ValueError(f"{name!r} has {what}; the columns there are: {there}. Name it with image_column.")
 
 
@@ -407,10 +409,14 @@ def _holds_classes(feature) -> bool:
 def _check_labels(dataset: datasets.Dataset, name: str, label_column: str | None) -> datasets.Dataset:
     """Leave labels out that not every image has: null, or negative as in the test splits of the Hub."""
     labels = dataset.data.column("label")
-    missing = labels.null_count + (pyarrow.compute.sum(pyarrow.compute.less(labels, 0)).as_py() or 0)
+    num_classes = getattr(dataset.features["label"], "num_classes", _MAX_CLASSES)
+    valid = pyarrow.compute.and_(
+        pyarrow.compute.greater_equal(labels, 0), pyarrow.compute.less(labels, min(num_classes, _MAX_CLASSES))
+    )
+    missing = len(labels) - (pyarrow.compute.sum(valid).as_py() or 0)
     if not missing:
         return dataset
-    found = f"{missing} of the {len(labels)} images of {name!r} have no label (null or negative)"
+    found = f"{missing} of the {len(labels)} images of {name!r} have no label from 0 to {num_classes - 1}"
     if label_column is not None:
         raise ValueError(f"{found} in the column {label_column!r}: remove these images, or leave label_column out.")
     logger.warning("%s, so that the others' are left out too", found)

@@ -79,7 +79,8 @@ class EncodedImage:
                 _check_size(image)
                 self._image = _to_upright_rgb(image)
             else:
-                self.name = printable(image["path"] or name)
+                image = image or {"bytes": None, "path": None}  # a row may be null
+                self.name = printable(image["path"] or name).replace("\n", r"\n")
                 self._image = _open(image, remote)
                 if not isinstance(self._image, JpegImageFile):  # whose size may change when it is decoded
                     with self._image as opened:
@@ -121,6 +122,8 @@ class _RefusedError(Exception):
 def _open(image: dict, remote: bool) -> Image.Image:
     if image["bytes"] is not None:
         file = io.BytesIO(image["bytes"])
+    elif not image["path"]:
+        raise _RefusedError("neither bytes nor a path")
     elif "://" in image["path"]:
         file = _download(image["path"], remote)
     else:
@@ -172,11 +175,11 @@ def _check_size(image: Image.Image) -> None:
 def _to_upright_rgb(image: Image.Image) -> Image.Image:
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
-        pixels = np.asarray(image, dtype=np.float64) / 257  # 65535 / 255
-        return _gray(pixels)
+        pixels = np.asarray(image).astype(np.int32).clip(0, 65535)
+        return _gray((pixels + 128) // 257)  # rounded; 257 is 65535 / 255
     if image.mode == "F":
         pixels = np.nan_to_num(np.asarray(image))
-        return _gray(pixels * 255 if pixels.max() <= 1 else pixels)
+        return _gray((pixels * 255 if pixels.max() <= 1 else pixels).round().clip(0, 255))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         background = Image.new("RGBA", image.size, "white")
@@ -185,4 +188,4 @@ def _to_upright_rgb(image: Image.Image) -> Image.Image:
 
 
 def _gray(pixels: np.ndarray) -> Image.Image:
-    return Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8)).convert("RGB")
+    return Image.fromarray(pixels.astype(np.uint8)).convert("RGB")

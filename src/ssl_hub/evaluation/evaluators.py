@@ -9,9 +9,9 @@ from difflib import get_close_matches
 
 from .base import EVALUATORS, METRICS, Evaluator, Metric
 
-# A protocol is a file of this package: importing it makes it known.
+# A protocol is a file of this package: importing it makes it known. `metrics` imports `evaluate`, which takes seconds.
 for _module in pkgutil.iter_modules(importlib.import_module(__package__).__path__):
-    if f"{__package__}.{_module.name}" != __name__:
+    if _module.name not in ("evaluators", "metrics"):
         importlib.import_module(f".{_module.name}", __package__)
 
 __all__ = ["DEFAULT_EVALUATION", "EVALUATORS", "METRICS", "Evaluator", "Metric", "build_evaluators", "describe_metrics"]

@@ -89,11 +89,14 @@ def whiten(features: torch.Tensor, mean: torch.Tensor, projection: torch.Tensor)
     return torch.cat([chunk.to(features.device) for chunk in whitened])
 
 
-def kmeans(features: torch.Tensor, num_clusters: int, iterations: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+def kmeans(
+    features: torch.Tensor, num_clusters: int, iterations: int, seed: int, restarts: int = 1
+) -> tuple[torch.Tensor, torch.Tensor]:
     """k-means of faiss (Euclidean), with all rows, without empty clusters.
 
     Args:
         features: table `(N, D)` on the CPU, N >= num_clusters.
+        restarts: how often to start, of which the best result counts.
 
     Returns:
         The cluster `(N,)` of every row, and the centroids `(num_clusters, D)`.
@@ -105,6 +108,7 @@ def kmeans(features: torch.Tensor, num_clusters: int, iterations: int, seed: int
         table.shape[1],
         num_clusters,
         niter=iterations,
+        nredo=restarts,
         seed=seed,
         min_points_per_centroid=1,
         max_points_per_centroid=-(-len(table) // num_clusters),
