@@ -1,0 +1,133 @@
+"""Models whose features are evaluated: those of this package, and any of transformers or timm, read alike."""
+
+import os
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, BaseImageProcessor, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from ..configuration_utils import SSLConfig
+from ..data.processing import build_image_processor
+from ..modeling_utils import SSLModel
+from ..modules.backbones import drop_trained_pooler, feature_map, run_backbone
+
+
+class BackboneFeatures(nn.Module):
+    """Gives a plain backbone the call of the algorithms: `model(pixel_values)` with `pooler_output` `(B, D)`.
+
+    A pooler with a linear layer, such as ViT's, is left out, as it is in the algorithms: it belongs to supervised
+    training, and few checkpoints have weights for it.
+
+    Args:
+        backbone: any vision model of transformers, or timm's inside of `TimmWrapperModel`.
+        pooling: as in [`run_backbone`].
+    """
+
+    def __init__(self, backbone: PreTrainedModel, pooling: str = "cls"):
+        super().__init__()
+        drop_trained_pooler(backbone)
+        self.backbone, self.pooling = backbone, pooling
+
+    @property
+    def config(self):
+        return self.backbone.config
+
+    def set_attn_implementation(self, name: str) -> None:
+        self.backbone.set_attn_implementation(name)
+
+    def forward(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
+        return run_backbone(self.backbone, pixel_values, self.pooling, **kwargs)
+
+
+class PixelFeatures(nn.Module):
+    """The baseline that has learned nothing: the pixels `(B, C * size * size)` of the image at a small size."""
+
+    def __init__(self, size: int = 16):
+        super().__init__()
+        self.size = size
+
+    def forward(self, pixel_values: torch.Tensor) -> BaseModelOutputWithPooling:
+        pixels = nn.functional.interpolate(pixel_values, self.size, mode="bilinear", antialias=True)
+        return BaseModelOutputWithPooling(pooler_output=pixels.flatten(1))
+
+
+def load_feature_model(
+    name_or_path: str | os.PathLike, pooling: str | None = None
+) -> tuple["SSLModel | BackboneFeatures", BaseImageProcessor]:
+    """Loads a model for its features, in eval mode, and the image processor that goes with it.
+
+    Args:
+        name_or_path: a folder or a Hub id of one of our models or of any vision model of transformers or timm; or the
+            name of a timm architecture, such as "resnet18", for its pretrained weights.
+        pooling: `"cls"` or `"mean"`, instead of what one of our models was trained with; of others `"cls"` is the
+            default. It is for backbones that do not pool by themselves.
+
+    Raises:
+        ValueError: the model cannot be loaded, lacks weights that its features depend on, or makes no features of
+            images.
+    """
+    name = _hub_name(os.fspath(name_or_path))
+    try:
+        config = AutoConfig.from_pretrained(name)
+        model, info = AutoModel.from_pretrained(name, output_loading_info=True)
+    except Exception as error:  # a folder or file that is no model makes the libraries raise nearly anything
+        reason = str(error).strip() or type(error).__name__
+        raise ValueError(
+            f"the model {str(name_or_path)!r} cannot be loaded ({reason.splitlines()[0]}): give the folder of a run, a "
+            "folder or Hub id of a transformers or timm model, or the name of a timm architecture"
+        ) from error
+    is_ours = isinstance(config, SSLConfig)
+    _check_weights(str(name_or_path), {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}, is_ours)
+    if not is_ours:
+        model = BackboneFeatures(model, pooling or "cls")
+    elif pooling is not None:
+        model.config.pooling = pooling
+    return model.eval(), _load_image_processor(name, config)
+
+
+def patch_tokens(model: "SSLModel | BackboneFeatures", last_hidden_state: torch.Tensor) -> torch.Tensor:
+    """The tokens `(B, H * W, D)` of the patches, row by row, or the same of a feature map.
+
+    Args:
+        model: what `load_feature_model` returned.
+        last_hidden_state: of its output.
+
+    Raises:
+        ValueError: the model has neither, or the images were not square.
+    """
+    return feature_map(model.backbone, last_hidden_state).flatten(2).transpose(1, 2)
+
+
+def _hub_name(name: str) -> str:
+    if not os.path.exists(name) and "/" not in name:
+        import timm  # it takes a while to import
+
+        pretrained = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+        if pretrained is not None and pretrained.hf_hub_id:
+            return pretrained.hf_hub_id
+    return name
+
+
+def _check_weights(name: str, missing: set[str], is_ours: bool) -> None:
+    # Whatever the checkpoint lacks was drawn at random. Features depend on the backbone alone, and not on its pooler.
+    lacking = sorted(
+        key for key in missing if (key.startswith("backbone.") if is_ours else not key.startswith("pooler."))
+    )
+    if lacking:
+        raise ValueError(
+            f"the checkpoint {name!r} lacks or does not fit {len(lacking)} tensors of its backbone, such as {lacking[0]}: "
+            "the features would be those of random weights; save the whole model with save_pretrained"
+        )
+
+
+def _load_image_processor(name: str, config) -> BaseImageProcessor:
+    try:
+        return AutoImageProcessor.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        if isinstance(config, SSLConfig):
+            return build_image_processor(config.image_size, config.image_mean, config.image_std)
+        raise ValueError(
+            f"the model {name!r} has no image processor, so how its images are to be normalised is not known: save one "
+            "beside it with AutoImageProcessor.save_pretrained"
+        ) from error
