@@ -70,7 +70,9 @@ def load_feature_model(
     name = _hub_name(os.fspath(name_or_path))
     try:
         config = AutoConfig.from_pretrained(name)
-        model, info = AutoModel.from_pretrained(name, output_loading_info=True)
+        if getattr(config, "model_args", None):
+            config.model_args.pop("num_classes", None)  # recent timm writes it; transformers passes it itself
+        model, info = AutoModel.from_pretrained(name, config=config, output_loading_info=True)
     except Exception as error:  # a folder or file that is no model makes the libraries raise nearly anything
         reason = str(error).strip() or type(error).__name__
         raise ValueError(
