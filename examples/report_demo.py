@@ -19,12 +19,14 @@ from ssl_hub.data.loading import build_eval_loader
 from ssl_hub.evaluation.features import extract_features
 from ssl_hub.evaluation.knn import knn_accuracy
 from ssl_hub.evaluation.linear_probe import linear_probe_accuracy
+from ssl_hub.pretrained import load_pretrained
+from ssl_hub.printing import printable
 
 
 def main(folder: Path):
     disable_progress_bar()
-    model = AutoModel.from_pretrained(folder)
-    image_processor = AutoImageProcessor.from_pretrained(folder)
+    model = load_pretrained(AutoModel, folder)
+    image_processor = load_pretrained(AutoImageProcessor, folder)
     torch.manual_seed(0)
     untrained = AutoModel.from_config(model.config)
     loaders = [
@@ -64,4 +66,7 @@ def print_row(name: str, splits: list[tuple[torch.Tensor, torch.Tensor]]) -> Non
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit(__doc__)
-    main(Path(sys.argv[1]))
+    try:
+        main(Path(sys.argv[1]))
+    except (ValueError, OSError) as error:  # user errors
+        sys.exit(f"error: {printable(error)}")

@@ -58,6 +58,7 @@ def main():
         recipe.evaluation,
         recipe_name=recipe.name,
         data_args=data_args,
+        model_args=model_args,
     )
     trainer.train()
 

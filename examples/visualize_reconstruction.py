@@ -17,6 +17,8 @@ from ssl_hub import ReconstructionOutput
 from ssl_hub.data.datasets import load_image_dataset
 from ssl_hub.data.loading import build_eval_loader
 from ssl_hub.data.processing import Normalize, build_image_processor
+from ssl_hub.pretrained import load_pretrained
+from ssl_hub.printing import printable
 from ssl_hub.visualization.reconstruction import plot_reconstruction
 
 
@@ -33,7 +35,7 @@ class VisualizationArguments:
 def main():
     args = HfArgumentParser(VisualizationArguments, allow_abbrev=False).parse_args_into_dataclasses()[0]
     disable_progress_bar()
-    model = AutoModelForPreTraining.from_pretrained(args.model_name_or_path).eval()
+    model = load_pretrained(AutoModelForPreTraining, args.model_name_or_path).eval()
     config = model.config
     dataset = load_image_dataset(args.dataset_name, args.split)
     if args.num_images < 1:
@@ -61,4 +63,4 @@ if __name__ == "__main__":
     try:
         main()
     except (ValueError, OSError, NotImplementedError) as error:  # user errors
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {printable(error)}")

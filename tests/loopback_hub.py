@@ -32,6 +32,7 @@ def loopback_hub(tmp_path: Path) -> Iterator[str]:
     server.blobs.mkdir()
     server.lock = threading.Lock()
     server.repos = {}  # repo id -> {branch: list of commits, each {path: entry of the tree}}
+    server.private = set()  # their ids
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
@@ -136,6 +137,8 @@ class _Handler(BaseHTTPRequestHandler):
         if repo_id in self.server.repos:
             return 409, {}, answer | {"error": "You already created this model repo"}
         self.server.repos[repo_id] = {"main": [{}]}
+        if request.get("private") or request.get("visibility") == "private":
+            self.server.private.add(repo_id)
         return 200, {}, answer
 
     def create_branch(self, repo_id, branch):
@@ -219,7 +222,11 @@ class _Handler(BaseHTTPRequestHandler):
     def model_info(self, repo_id, revision="main"):
         sha, tree = self._tree(repo_id, revision)
         siblings = [{"rfilename": path} for path in sorted(tree)]
-        return 200, {}, {"id": repo_id, "sha": sha, "private": False, "tags": [], "siblings": siblings}
+        return (
+            200,
+            {},
+            {"id": repo_id, "sha": sha, "private": repo_id in self.server.private, "tags": [], "siblings": siblings},
+        )
 
     def tree(self, repo_id, revision, folder=None):
         _, tree = self._tree(repo_id, revision)

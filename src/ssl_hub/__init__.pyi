@@ -31,6 +31,9 @@ from .models.barlowtwins.modeling_barlowtwins import BarlowTwinsModel as BarlowT
 from .models.beitv1.configuration_beitv1 import BEiTV1Config as BEiTV1Config
 from .models.beitv1.modeling_beitv1 import BEiTV1ForImageClassification as BEiTV1ForImageClassification
 from .models.beitv1.modeling_beitv1 import BEiTV1Model as BEiTV1Model
+from .models.beitv2.configuration_beitv2 import BEiTV2Config as BEiTV2Config
+from .models.beitv2.modeling_beitv2 import BEiTV2ForImageClassification as BEiTV2ForImageClassification
+from .models.beitv2.modeling_beitv2 import BEiTV2Model as BEiTV2Model
 from .models.byol.configuration_byol import BYOLConfig as BYOLConfig
 from .models.byol.modeling_byol import BYOLForImageClassification as BYOLForImageClassification
 from .models.byol.modeling_byol import BYOLModel as BYOLModel

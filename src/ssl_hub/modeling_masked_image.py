@@ -151,11 +151,14 @@ class MaskTokenModel(MaskedTargetModel):
     def __init__(self, config: MaskedTargetConfig):
         super().__init__(config)
         self.backbone = self.build_backbone(config)
-        self.neck = nn.Linear(config.backbone_config.hidden_size, self.target_generator.size)
+        self.neck = self.build_neck(config)
         self.post_init()
 
     def build_backbone(self, config: MaskedTargetConfig) -> PreTrainedModel:
         raise NotImplementedError(f"{type(self).__name__} does not implement build_backbone()")
+
+    def build_neck(self, config: MaskedTargetConfig) -> nn.Module:
+        return nn.Linear(config.backbone_config.hidden_size, self.target_generator.size)
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -202,4 +205,8 @@ class MaskTokenModel(MaskedTargetModel):
     def _predict_patches(self, pixel_values, bool_masked_pos):
         mask, _, masked_patches = self.split_patches(pixel_values, bool_masked_pos)
         tokens = self.backbone(pixel_values, bool_masked_pos=mask, interpolate_pos_encoding=True).last_hidden_state
-        return mask, masked_patches, self.neck(take_patches(tokens[:, 1:], masked_patches))
+        return mask, masked_patches, self.predict_targets(tokens, masked_patches)
+
+    def predict_targets(self, tokens: torch.Tensor, masked_patches: torch.Tensor) -> torch.Tensor:
+        """From the backbone's last tokens `(B, 1 + num_patches, D)` to predictions `(B, M, size)`."""
+        return self.neck(take_patches(tokens[:, 1:], masked_patches))

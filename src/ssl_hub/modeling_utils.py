@@ -27,6 +27,23 @@ MODES = ("tensor", "loss", "predict")
 SUBMODULES = ("neck", "head", "teacher", "memory", "target_generator")
 
 
+def check_finite(tensors: Mapping[str, torch.Tensor], what: str) -> None:
+    """Raises `ValueError` if a floating tensor, a running statistic for one, holds NaN or infinity.
+
+    Args:
+        tensors: by name, a state dict for one.
+        what: what holds them, for the error.
+    """
+    # Tensors of a model whose weights are offloaded are on the meta device and have no values.
+    checked = {n: t for n, t in tensors.items() if (t.is_floating_point() or t.is_complex()) and not t.is_meta}
+    bad = [name for name, tensor in checked.items() if not tensor.isfinite().all()]
+    if bad:
+        raise ValueError(
+            f"{what} holds NaN or infinity in {len(bad)} of {len(tensors)} tensors ({', '.join(bad[:3])}"
+            f"{', ...' if len(bad) > 3 else ''}): it comes from a run that diverged, so take an earlier checkpoint"
+        )
+
+
 class SSLPreTrainedModel(PreTrainedModel):
     """What the algorithms and their image classifiers share; the submodule `backbone` is what they have in common."""
 
@@ -39,6 +56,13 @@ class SSLPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
+        """As in transformers, and raises `ValueError` if the weights hold NaN or infinity."""
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        check_finite(model.state_dict(), f"the checkpoint {pretrained_model_name_or_path}")
+        return (model, info) if output_loading_info else model
 
     def check_pixel_values(self, pixel_values: torch.Tensor) -> None:
         """Raises `ValueError` unless `pixel_values` are a batch of images `(B, C, H, W)` for this model."""

@@ -7,6 +7,7 @@ It lies beside `models/`, which imports transformers, so that `import ssl_hub` c
 ALGORITHMS = {
     "barlowtwins": "BarlowTwins",
     "beitv1": "BEiTV1",
+    "beitv2": "BEiTV2",
     "byol": "BYOL",
     "cae": "CAE",
     "deepcluster": "DeepCluster",

@@ -310,13 +310,13 @@ def test_convert_checkpoint_example(tmp_path, monkeypatch, capsys):
     torch.save({"state_dict": under_foreign_names(expected, MMSELFSUP_NAMES), "meta": {"epoch": 1}}, checkpoint)
     output_dir = tmp_path / "converted"
 
-    def convert(source):
+    def convert(source, output_dir):
         arguments = {"checkpoint": checkpoint, "source": source, "recipe": recipe, "output_dir": output_dir}
         command = [f"--{name}={value}" for name, value in arguments.items()]
         monkeypatch.setattr(sys, "argv", ["convert_checkpoint.py", *command])
         runpy.run_path(str(REPOSITORY / "examples" / "convert_checkpoint.py"), run_name="__main__")
 
-    convert("mmselfsup")
+    convert("mmselfsup", output_dir)
     assert f"the model is in {output_dir}" in capsys.readouterr().out
     assert_same_outputs(AutoModel.from_pretrained(output_dir), expected)
     assert AutoImageProcessor.from_pretrained(output_dir).crop_size["height"] == 16
@@ -325,4 +325,4 @@ def test_convert_checkpoint_example(tmp_path, monkeypatch, capsys):
     assert torch.equal(backbone(images).last_hidden_state, expected(images).last_hidden_state)
 
     with pytest.raises(SystemExit, match="error: the checkpoint does not fit this MAEModel"):
-        convert("facebook")
+        convert("facebook", tmp_path / "other")

@@ -1,3 +1,4 @@
+import tempfile
 from io import BytesIO
 
 import datasets
@@ -160,6 +161,16 @@ def test_rows_that_the_dataset_does_not_have():
 def test_a_dataset_without_a_readable_image():
     table = extract_feature_table(None, image_model(), image_loader(image_dataset().select([0, 3]), 2), 2)
     assert table.features.shape == (2, 0) and not table.known.any()
+
+
+def test_a_large_table_lies_in_a_file_that_goes_away(tmp_path, monkeypatch):
+    dataset = image_dataset().select([0, 3, 1, 2])
+    in_memory = extract_feature_table(None, image_model(), image_loader(dataset, 2), len(dataset))
+    monkeypatch.setattr(features_module, "LARGEST_TABLE_IN_MEMORY", 0)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    table = extract_feature_table(None, image_model(), image_loader(dataset, 2), len(dataset))
+    assert table.features.untyped_storage().filename.startswith(str(tmp_path)) and not list(tmp_path.iterdir())
+    assert torch.equal(table.features, in_memory.features) and torch.equal(table.known, in_memory.known)
 
 
 def test_processes_get_the_table_of_one_process(tmp_path, monkeypatch):

@@ -37,7 +37,7 @@ SMALLER_BACKBONE = {
 SMALLER = {
     **dict.fromkeys(("projection_hidden_size", "projection_size", "predictor_hidden_size", "num_prototypes"), 16),
     **dict.fromkeys(("decoder_hidden_size", "decoder_num_attention_heads", "decoder_intermediate_size"), 4),
-    **dict.fromkeys(("decoder_num_hidden_layers", "regressor_num_hidden_layers"), 1),
+    **dict.fromkeys(("decoder_num_hidden_layers", "regressor_num_hidden_layers", "early_layer"), 1),
     "mask_cell_size": 8,
     "queue_size": 0,
 }

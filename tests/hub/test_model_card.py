@@ -48,7 +48,8 @@ def test_metadata_survives_the_file(tmp_path):
     build().save(tmp_path / "README.md")
     data = ModelCard.load(tmp_path / "README.md").data
     assert data.library_name == "ssl_hub"
-    assert data.license == "apache-2.0"
+    assert data.license is None  # nobody gave one
+    assert build(license="mit").data.license == "mit"
     assert data.pipeline_tag == "image-feature-extraction"
     assert "toy_ssl" in data.tags
     assert data.datasets == ["imagenet-1k"]

@@ -43,10 +43,14 @@ def test_cae(name, processes, images):
 
 
 @pytest.mark.parametrize(
-    ("name", "count", "scale", "warmup_epochs", "learning_rate", "max_grad_norm"),
-    [("maskfeat-vit-base-300e", 78, 0.5, 30, 1.6e-3, 0.02), ("beitv1-vit-base-300e", 75, 0.08, 10, 1.5e-3, 3.0)],
+    ("name", "count", "scale", "warmup_epochs", "learning_rate", "max_grad_norm", "beta2"),
+    [
+        ("maskfeat-vit-base-300e", 78, 0.5, 30, 1.6e-3, 0.02, 0.999),
+        ("beitv1-vit-base-300e", 75, 0.08, 10, 1.5e-3, 3.0, 0.999),
+        ("beitv2-vit-base-300e", 75, 0.2, 10, 1.5e-3, 3.0, 0.98),
+    ],
 )
-def test_mask_token_models(name, count, scale, warmup_epochs, learning_rate, max_grad_norm):
+def test_mask_token_models(name, count, scale, warmup_epochs, learning_rate, max_grad_norm, beta2):
     recipe = load_recipe(name)
     config, backbone = recipe.build_config(), recipe.build_config().backbone_config
     assert (backbone.hidden_size, backbone.num_hidden_layers, backbone.num_attention_heads) == (768, 12, 12)
@@ -56,9 +60,11 @@ def test_mask_token_models(name, count, scale, warmup_epochs, learning_rate, max
     _, _, _, args = parse_arguments(["--recipe", name, "--dataset_name", "imagenet-1k", "--output_dir", "out"])
     assert (args.num_train_epochs, args.warmup_epochs, args.per_device_train_batch_size) == (300, warmup_epochs, 256)
     assert (args.learning_rate, args.weight_decay, args.max_grad_norm) == (learning_rate, 0.05, max_grad_norm)
-    assert (args.adam_beta1, args.adam_beta2, args.mixed_precision) == (0.9, 0.999, "fp16")
+    assert (args.adam_beta1, args.adam_beta2, args.mixed_precision) == (0.9, beta2, "fp16")
 
 
 def test_small_recipes():
-    small = {f"{name}-vit-tiny-{data}" for name in ("beitv1", "cae", "maskfeat") for data in ("digits", "cifar10")}
+    small = {
+        f"{name}-vit-tiny-{data}" for name in ("beitv1", "beitv2", "cae", "maskfeat") for data in ("digits", "cifar10")
+    }
     assert small <= set(list_recipes())

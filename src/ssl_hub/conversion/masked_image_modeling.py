@@ -5,6 +5,8 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForMaskedImageModeling
 
+from ..pretrained import load_pretrained
+from ..printing import name_some
 from .state_dicts import rename_keys
 
 # by our model types
@@ -17,15 +19,11 @@ def read_model(name_or_path: str | Path) -> dict[str, torch.Tensor]:
 
     Raises:
         OSError: there is no such model.
-        ValueError: the model is no masked-image model, or lacks a part.
+        ValueError: the model is damaged, no masked-image model, or lacks a part.
     """
-    model, info = AutoModelForMaskedImageModeling.from_pretrained(str(name_or_path), output_loading_info=True)
+    model, info = load_pretrained(AutoModelForMaskedImageModeling, name_or_path, output_loading_info=True)
     if info["missing_keys"]:
-        missing = sorted(info["missing_keys"])
-        raise ValueError(
-            f"{name_or_path} lacks {', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''} of a "
-            f"{type(model).__name__}"
-        )
+        raise ValueError(f"{name_or_path} lacks {name_some(sorted(info['missing_keys']))} of a {type(model).__name__}")
     return model.state_dict()
 
 

@@ -78,9 +78,8 @@ def convert_tokenizer(path: str | Path, output_dir: str | Path) -> None:
         intermediate_size=tensors["encoder.layers.0.mlp.fc1.weight"].shape[0],
         image_size=patch_size * round((positions.shape[1] - 1) ** 0.5),
         patch_size=patch_size,
-        vocab_size=tensors["codebook"].shape[0],
-        code_size=tensors["codebook"].shape[1],
     )
+    config.vocab_size, config.code_size = tensors["codebook"].shape
     tokenizer = VQKDTokenizer(config)
     load_strictly(tokenizer, tensors)
     tokenizer.save_pretrained(output_dir)

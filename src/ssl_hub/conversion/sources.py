@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 
 from ..modeling_utils import SSLModel
+from ..printing import name_some
 from . import facebook, masked_image_modeling, microsoft, mmselfsup
-from .state_dicts import load_strictly, read_checkpoint
+from .state_dicts import check_state_dict, load_strictly, read_checkpoint
 
 # source: (under which of these keys a file has its state dict, the conversion by model_type)
 SOURCES = {
@@ -62,15 +63,19 @@ def load_foreign_checkpoint(model: SSLModel, path: str | Path, source: str, new:
         raise ValueError(f"no conversion of {model_type!r} from {source}; there is one of {', '.join(conversions)}")
     checkpoint = masked_image_modeling.read_model(path) if source == "transformers" else read_checkpoint(path)
     state_dict = next((checkpoint[key] for key in keys if key in checkpoint), checkpoint)
-    no_tensors = [name for name, value in state_dict.items() if not isinstance(value, torch.Tensor)]
-    if no_tensors:
+    if state_dict is checkpoint and keys and not all(isinstance(value, torch.Tensor) for value in checkpoint.values()):
         raise ValueError(
             f"{path} is no checkpoint of {source}: it has neither {' nor '.join(map(repr, keys))} nor tensors alone; "
-            f"its keys are {', '.join(map(str, checkpoint))}"
+            f"its keys are {name_some(checkpoint)}"
         )
-    converted = conversions[model_type](state_dict)
-    if "memory.features" in converted:  # a row an image of the dataset that the checkpoint was trained on
-        model.begin_run(len(converted["memory.features"]))
+    try:
+        check_state_dict(state_dict)
+        converted = conversions[model_type](state_dict)
+        if "memory.features" in converted:  # a row an image of the dataset that the checkpoint was trained on
+            model.begin_run(len(converted["memory.features"]))
+    # Rules that turn and split tensors take their shapes for granted.
+    except (ValueError, TypeError, RuntimeError, IndexError) as error:
+        raise ValueError(f"{path} is no checkpoint of {source} for {model_type!r}: {error}") from error
     load_strictly(model, converted, (*new, *KEPT_ELSEWHERE.get(model_type, ())))
     if hasattr(model, "teacher") and not any(key.startswith("teacher.") for key in converted):
         model.teacher.follow(model, momentum=0.0)

@@ -1,13 +1,16 @@
 """What the sources of foreign checkpoints share: rename rules, and reading and filling in strictly."""
 
 import re
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from ..modeling_utils import SSLModel
+from ..modeling_utils import SSLModel, check_finite
+from ..printing import name_some
 
 # A rule is a regular expression and its replacement, as re.sub takes them. Every rule is applied to every key, in order.
 Rules = Sequence[tuple[str, str | Callable[[re.Match], str]]]
@@ -35,16 +38,30 @@ RESNET_RULES = [
 
 
 def rename_keys(state_dict: dict[str, torch.Tensor], rules: Rules) -> dict[str, torch.Tensor]:
-    """Applies the rules to the keys, then splits every fused `attention.qkv` into `q_proj`, `k_proj` and `v_proj`."""
-    renamed = {}
+    """Applies the rules to the keys, then splits every fused `attention.qkv` into `q_proj`, `k_proj` and `v_proj`.
+
+    Raises:
+        ValueError: two keys get one name, or a fused tensor has no three parts.
+    """
+    renamed: dict[str, torch.Tensor] = {}
+    origins: dict[str, str] = {}
+
+    def add(name, tensor, origin):
+        if name in renamed:
+            raise ValueError(f"two of its tensors would both become {name}: {name_some([origins[name], origin])}")
+        renamed[name], origins[name] = tensor, origin
+
     for key, tensor in state_dict.items():
+        name = key
         for pattern, replacement in rules:
-            key = re.sub(pattern, replacement, key)
-        if ".attention.qkv." in key:
-            for name, part in zip("qkv", tensor.chunk(3), strict=True):
-                renamed[key.replace(".qkv.", f".{name}_proj.")] = part
+            name = re.sub(pattern, replacement, name)
+        if ".attention.qkv." in name:
+            if tensor.ndim == 0 or len(tensor) % 3:
+                raise ValueError(f"{name_some([key])} has the shape {tuple(tensor.shape)}, which has no three parts")
+            for letter, part in zip("qkv", tensor.chunk(3), strict=True):
+                add(name.replace(".qkv.", f".{letter}_proj."), part, key)
         else:
-            renamed[key] = tensor
+            add(name, tensor, key)
     return renamed
 
 
@@ -60,20 +77,71 @@ def turn_queues(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def read_checkpoint(path: str | Path) -> dict:
-    """Reads a `.safetensors` file, or a `.pth` file without unpickling anything but tensors and plain containers."""
+    """Reads a `.safetensors` file, or a `.pth` file without unpickling anything but tensors and plain containers.
+
+    Raises:
+        OSError: there is no such file, or it may not be read.
+        ValueError: it is damaged, cannot be read safely, unpacks to more than its size, or holds no dict.
+    """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"there is no checkpoint file {path}")
+        hint = ", which is a folder: name the file in it" if path.is_dir() else ""
+        raise FileNotFoundError(f"there is no checkpoint file {path}{hint}")
     if path.suffix == ".safetensors":
-        return load_file(path)
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path} is cut off or no safetensors file: fetch it again ({error})") from error
+    _check_packed_size(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
     except Exception as error:
         raise ValueError(
             f"{path} cannot be read safely: it is damaged, or it holds Python objects besides its tensors, which "
             "ssl_hub never unpickles. Save the tensors alone from the code that made it, with "
             "torch.save(checkpoint['model'], path) or safetensors."
         ) from error
+    if not isinstance(checkpoint, dict):
+        raise ValueError(
+            f"{path} holds a {type(checkpoint).__name__}, and a checkpoint is a dict of tensors by name: save "
+            "model.state_dict() from the code that made it"
+        )
+    return checkpoint
+
+
+def _check_packed_size(path: Path) -> None:
+    """`torch.save` does not compress: a file that unpacks to more than its size is there to fill the memory."""
+    if not zipfile.is_zipfile(path):  # as files of old versions of torch
+        return
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+    if unpacked > path.stat().st_size:
+        raise ValueError(
+            f"{path} has {path.stat().st_size:,} bytes and would unpack to {unpacked:,}: torch.save does not compress, so "
+            "another program has packed it; save it anew with torch.save, or unpack it first"
+        )
+
+
+def check_state_dict(state_dict: object) -> None:
+    """Raises `ValueError` unless this is a dict, not empty, of plain tensors by name, each with all of its numbers."""
+    if not isinstance(state_dict, dict):
+        raise ValueError(f"its state dict is a {type(state_dict).__name__} instead of a dict of tensors by name")
+    if not state_dict:
+        raise ValueError("it holds no tensors")
+    if odd := [key for key in state_dict if not isinstance(key, str)]:
+        raise ValueError(f"its tensors must have names; got the {type(odd[0]).__name__} {name_some(odd)}")
+    for key, tensor in state_dict.items():
+        if not isinstance(tensor, torch.Tensor):
+            raise ValueError(f"{name_some([key])} is a {type(tensor).__name__} instead of a tensor")
+        is_plain = tensor.layout is torch.strided and not tensor.is_quantized and not tensor.is_meta
+        # Strides of zero make a tensor of any size from one number.
+        if not is_plain or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise ValueError(
+                f"{name_some([key])} is sparse, quantized or without numbers of its own: save plain tensors, with "
+                ".dequantize(), .to_dense() or .contiguous()"
+            )
 
 
 def load_strictly(model: SSLModel, state_dict: dict[str, torch.Tensor], new: Sequence[str] = ()) -> None:
@@ -87,14 +155,25 @@ def load_strictly(model: SSLModel, state_dict: dict[str, torch.Tensor], new: Seq
     own = model.state_dict()
     missing = [key for key in own if key not in state_dict and not key.startswith(tuple(new))]
     unexpected = [key for key in state_dict if key not in own]
+    common = [key for key in own if key in state_dict]
     shapes = [
         f"{key}: {tuple(state_dict[key].shape)} instead of {tuple(own[key].shape)}"
-        for key in own
-        if key in state_dict and state_dict[key].shape != own[key].shape
+        for key in common
+        if state_dict[key].shape != own[key].shape
+    ]
+    kinds = [
+        f"{key}: {state_dict[key].dtype} instead of {own[key].dtype}"
+        for key in common
+        if _kind(state_dict[key]) != _kind(own[key])
     ]
     problems = [
-        f"{what} ({len(keys)}): {', '.join(keys[:5])}{', ...' if len(keys) > 5 else ''}"
-        for what, keys in (("missing", missing), ("not known", unexpected), ("of another shape", shapes))
+        f"{what} ({len(keys)}): {name_some(keys)}"
+        for what, keys in (
+            ("missing", missing),
+            ("not known", unexpected),
+            ("of another shape", shapes),
+            ("of another type", kinds),
+        )
         if keys
     ]
     if problems:
@@ -102,4 +181,14 @@ def load_strictly(model: SSLModel, state_dict: dict[str, torch.Tensor], new: Seq
             f"the checkpoint does not fit this {type(model).__name__}; after renaming, its tensors are "
             f"{'; '.join(problems)}. Is it of the same architecture, and was it saved by the source that you named?"
         )
+    # In the model's precision, which may overflow.
+    state_dict = {key: tensor.to(own[key].dtype) for key, tensor in state_dict.items()}
+    check_finite(state_dict, "the checkpoint")
     model.load_state_dict(state_dict, strict=not new)
+
+
+def _kind(tensor: torch.Tensor) -> str:
+    """Numbers of one kind are converted without harm, such as float16 to float32."""
+    if tensor.is_floating_point():
+        return "floating"
+    return "integer" if tensor.dtype is not torch.bool and not tensor.is_complex() else str(tensor.dtype)

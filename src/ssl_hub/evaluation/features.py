@@ -1,6 +1,7 @@
 """Features of a frozen model over a dataset: what every evaluation of this package starts from."""
 
 import logging
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
@@ -13,6 +14,8 @@ from .base import LabelledFeatures
 
 logger = logging.getLogger(__name__)
 
+# Bytes. A larger table is kept in a file: the system holds as much of it in memory as there is room for.
+LARGEST_TABLE_IN_MEMORY = 2**31
 # Entries of a table that are on the device at a time: 256 MiB of float32.
 _MAX_ENTRIES = 2**26
 
@@ -79,7 +82,8 @@ def extract_feature_table(
         offset: the row in the dataset of the loader's index 0, such as `process_rows(num_rows).start`.
 
     Returns:
-        Features `(N, D)`, float32, and known rows `(N,)`, on the CPU; D is 0 if no image was read.
+        Features `(N, D)`, float32, and known rows `(N,)`, on the CPU; D is 0 if no image was read. A table above
+        `LARGEST_TABLE_IN_MEMORY` lies in a temporary file.
 
     Raises:
         ValueError: the features are not `(B, D)`, or an index lies outside of the dataset.
@@ -99,7 +103,7 @@ def extract_feature_table(
             pixel_values = batch["pixel_values"].to(device)
             features = _checked(extract(pixel_values) if extract else model(pixel_values).pooler_output)
             if not table.known.any():
-                table.features = torch.zeros(num_rows, features.shape[1])
+                table.features = _zeros(num_rows, features.shape[1])
             table.features[rows] = features
             table.known[rows] = True
     return table
@@ -131,13 +135,21 @@ def gather_feature_tables(table: FeatureTable, device: torch.device | str = "cpu
         )
     # A process without a readable image does not know the width.
     width = int(gather(torch.tensor([table.features.shape[1]], device=device)).max())
-    features = table.features if table.features.shape[1] == width else torch.zeros(num_rows, width)
-    gathered = torch.empty(num_rows, width)
+    features = table.features if table.features.shape[1] == width else _zeros(num_rows, width)
+    gathered = _zeros(num_rows, width)
     for rows in torch.arange(num_rows).split(max(1, _MAX_ENTRIES // max(1, width))):
         part = slice(int(rows[0]), int(rows[-1]) + 1)
         # A row is zero on all processes but one, so that the sum is exact.
         gathered[part] = sum_(features[part].to(device, copy=True)).cpu()
     return FeatureTable(gathered, counts.bool())
+
+
+def _zeros(num_rows: int, width: int) -> Tensor:
+    """A table of zeros; a large one lies in a temporary file (in `TMPDIR`), which goes when nobody holds the table."""
+    if num_rows * width * 4 <= LARGEST_TABLE_IN_MEMORY:
+        return torch.zeros(num_rows, width)
+    with tempfile.NamedTemporaryFile(prefix="ssl_hub_features_") as file:
+        return torch.from_file(file.name, shared=True, size=num_rows * width).view(num_rows, width)
 
 
 @contextmanager

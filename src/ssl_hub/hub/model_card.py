@@ -10,17 +10,20 @@ from huggingface_hub.utils import validate_repo_id
 
 from ..configuration_utils import SSLConfig
 from ..evaluation.evaluators import METRICS
+from ..printing import printable
 
 
 def build_model_card(
     config: SSLConfig,
     *,
     recipe_name: str | None = None,
+    config_overrides: str | None = None,
+    initial_weights: str | None = None,
     dataset_name: str | None = None,
     training_arguments: dict | None,
     metrics: list[dict],
     repo_id: str | None = None,
-    license: str = "apache-2.0",
+    license: str | None = None,
     tags: Sequence[str] = (),
     has_reconstruction: bool = False,
 ) -> ModelCard:
@@ -28,22 +31,25 @@ def build_model_card(
 
     Args:
         config: its class attribute `paper`, if it has one, is cited and linked by the arXiv id in it.
-        recipe_name: the recipe that the run started from.
-        dataset_name: named in the metadata too when it is a name on the Hub. Of a local path only the last part is
-            shown.
-        training_arguments: shown as a table; credentials, folders, absolute paths and None are left out.
+        recipe_name: the recipe that the run started from, or the path of its file.
+        config_overrides: what was changed of the recipe's model.
+        initial_weights: the model that the run started from, a folder or a name on the Hub.
+        dataset_name: named in the metadata too when it is a name on the Hub.
+        training_arguments: shown as a table; credentials, paths and None are left out.
         metrics: the records of `metrics.jsonl`; results are the last value of each metric that an evaluator knows.
         repo_id: "owner/name" on the Hub, used by the code that shows how to load the model.
-        license: a license identifier of the Hub.
+        license: a license identifier of the Hub; None to state none.
         tags: for the metadata, besides the card's own.
         has_reconstruction: whether `reconstruction.png` lies beside the card. `curves.png` is taken to be there when
             `metrics` hold a loss.
+
+    Of a local path only the last part is shown. What others have named is shown without its markup.
     """
-    model_name = repo_id.split("/")[-1] if repo_id else recipe_name or config.model_type
-    is_hub_dataset = dataset_name is not None and _is_hub_dataset(dataset_name)
-    shown_dataset = dataset_name
-    if dataset_name is not None and not is_hub_dataset:
-        shown_dataset = os.path.basename(dataset_name.rstrip("/"))
+    is_as_recipe = recipe_name and not config_overrides and not initial_weights
+    own_name = _last_part(recipe_name).removesuffix(".yaml") if is_as_recipe else config.model_type
+    model_name = re.sub(r"[^\w.-]+", "-", repo_id.split("/")[-1] if repo_id else own_name)
+    is_hub_dataset = dataset_name is not None and _is_hub_name(dataset_name)
+    shown_dataset = _shown_name(dataset_name) if dataset_name is not None else None
     final = {key: value for record in metrics for key, value in record.items() if value is not None}
 
     eval_results = None
@@ -65,7 +71,7 @@ def build_model_card(
         # Not "transformers": the Hub would then show code that loads the root without `import ssl_hub`, and fails.
         library_name="ssl_hub",
         pipeline_tag="image-feature-extraction",
-        tags=list(dict.fromkeys(["self-supervised-learning", "vision", config.model_type, *tags])),
+        tags=list(dict.fromkeys(["self-supervised-learning", "vision", config.model_type, *map(printable, tags)])),
         datasets=[dataset_name] if is_hub_dataset else None,
         eval_results=eval_results or None,
         model_name=model_name if eval_results else None,
@@ -75,7 +81,7 @@ def build_model_card(
         f"# {model_name}",
         _introduction(config, shown_dataset),
         _how_to_load(repo_id or "path/to/this/folder", config),
-        _training(recipe_name, training_arguments),
+        _training(recipe_name, config_overrides, initial_weights, training_arguments),
         _results(final),
     ]
     if "loss" in final:
@@ -86,7 +92,7 @@ def build_model_card(
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n")
 
 
-def _is_hub_dataset(name: str) -> bool:
+def _is_hub_name(name: str) -> bool:
     # "digits" is the data set that scikit-learn ships, the default that needs no network.
     if name == "digits" or os.path.exists(name):
         return False
@@ -97,6 +103,20 @@ def _is_hub_dataset(name: str) -> bool:
     return True
 
 
+def _shown_name(name: str) -> str:
+    return name if _is_hub_name(name) else _last_part(name)
+
+
+def _last_part(path: str) -> str:
+    """Of a path or an address: neither the machine's folders nor the credentials of a query are anyone's business."""
+    return printable(re.split(r"[?#]", path)[0].replace("\\", "/").rstrip("/").rpartition("/")[2]) or "unnamed"
+
+
+def _code(text: object) -> str:
+    """Text between backticks, where Markdown and HTML mean nothing."""
+    return "`" + " ".join(printable(text).replace("`", "'").split()) + "`"
+
+
 def _introduction(config: SSLConfig, dataset: str | None) -> str:
     text = f"A vision model pretrained without labels, by the algorithm `{config.model_type}`"
     if config.paper:
@@ -104,7 +124,7 @@ def _introduction(config: SSLConfig, dataset: str | None) -> str:
         text += f" ([{config.paper}](https://arxiv.org/abs/{arxiv_id[0]}))" if arxiv_id else f" ({config.paper})"
     text += f", with a `{config.backbone_config.model_type}` backbone"
     if dataset is not None:
-        text += f", on the data set `{dataset}`"
+        text += f", on the data set {_code(dataset)}"
     return text + "."
 
 
@@ -154,17 +174,31 @@ model(pixel_values, mode="loss").loss.backward()
 ```"""
 
 
-def _training(recipe_name: str | None, training_arguments: dict | None) -> str:
+# An absolute path or an address, at the beginning or within, as in "[/home/me]", "~/x", "../x" and "C:\\x".
+_PATH = re.compile(r"(?<![\w.])[~/]|\.\./|\b[A-Za-z]:\\|://")
+
+
+def _training(
+    recipe_name: str | None,
+    config_overrides: str | None,
+    initial_weights: str | None,
+    training_arguments: dict | None,
+) -> str:
     lines = []
     if recipe_name:
-        lines.append(f"Recipe: `{recipe_name}`.")
+        changes = ", its model changed" if config_overrides else ""
+        if config_overrides and not _PATH.search(config_overrides):
+            changes += f" by {_code(config_overrides)}"
+        lines.append(f"Recipe: {_code(_last_part(recipe_name))}{changes}.")
+    if initial_weights:
+        lines.append(f"The weights that training started from: {_code(_shown_name(initial_weights))}.")
     shown = {
         key: value
         for key, value in (training_arguments or {}).items()
-        if value is not None and "token" not in key and not key.endswith("_dir") and not os.path.isabs(str(value))
+        if value is not None and "token" not in key and not key.endswith("_dir") and not _PATH.search(str(value))
     }
     if shown:
-        lines.append(_table("Argument", {f"`{key}`": f"`{value}`" for key, value in shown.items()}))
+        lines.append(_table("Argument", {_code(key): _code(value) for key, value in shown.items()}))
     return "\n\n".join(["## Training", *lines]) if lines else ""
 
 
@@ -180,5 +214,6 @@ def _results(final: dict) -> str:
 
 
 def _table(header: str, rows: dict[str, str]) -> str:
-    cells = [f"| {name} | {value.replace('|', chr(92) + '|')} |" for name, value in rows.items()]
+    escaped = ([cell.replace("|", r"\|") for cell in row] for row in rows.items())
+    cells = [f"| {name} | {value} |" for name, value in escaped]
     return "\n".join([f"| {header} | Value |", "|---|---|", *cells])

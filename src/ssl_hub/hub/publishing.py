@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from huggingface_hub import HfApi, RepoUrl, get_token
+from huggingface_hub import CommitOperationAdd, HfApi, RepoUrl, get_session, get_token
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+from huggingface_hub.utils import validate_repo_id
+from safetensors import SafetensorError, safe_open
+
+from ..printing import printable
 
 if TYPE_CHECKING:  # `publish` needs neither torch nor transformers
     from transformers import BaseImageProcessor
@@ -33,6 +40,11 @@ _SHARED_FILES = [
 ]
 
 
+# Seconds that the Hub may take to answer a request; by itself the client waits for ever.
+_TIMEOUT = 60.0
+_CHECK_TIMEOUT = 10.0
+
+
 class PublishError(RuntimeError):
     """A push to the Hub that did not succeed."""
 
@@ -51,16 +63,22 @@ def save_for_sharing(
 
     Args:
         max_shard_size: weights beyond this size are split into several files, as in `save_pretrained`.
+
+    Raises:
+        OSError: the files cannot be written.
     """
     output_dir = Path(output_dir)
     shared = {
         name: tensor for name, tensor in model.state_dict().items() if not name.startswith(tuple(model.training_state))
     }
-    # The backbone first: a save completes its configuration, which the model's configuration includes.
-    model.backbone.save_pretrained(output_dir / "backbone", max_shard_size=max_shard_size)
-    model.save_pretrained(output_dir, state_dict=shared, max_shard_size=max_shard_size)
-    for folder in (output_dir, output_dir / "backbone"):
-        image_processor.save_pretrained(folder)
+    try:
+        # The backbone first: a save completes its configuration, which the model's configuration includes.
+        model.backbone.save_pretrained(output_dir / "backbone", max_shard_size=max_shard_size)
+        model.save_pretrained(output_dir, state_dict=shared, max_shard_size=max_shard_size)
+        for folder in (output_dir, output_dir / "backbone"):
+            image_processor.save_pretrained(folder)
+    except SafetensorError as error:  # of a full disk, for one
+        raise OSError(f"the model cannot be written to {output_dir}: {error}") from error
 
 
 def publish(
@@ -76,11 +94,12 @@ def publish(
 ) -> str:
     """Pushes what [`save_for_sharing`] wrote, with the card and its pictures, to a model repository on the Hub.
 
-    Training checkpoints, logs and everything else in `output_dir` are not uploaded.
+    Training checkpoints, logs and everything else in `output_dir` are not uploaded. Where the card says how to load the
+    model, it gets the name of the repository.
 
     Args:
         repo_id: "owner/name", or "name" for your own namespace; created if it does not exist.
-        private: whether a new repository is private; defaults to its owner's setting.
+        private: whether the repository is private; a new one is by default what its owner's settings say.
         token: defaults to that of `hf auth login` or of the environment variable HF_TOKEN.
         revision: a branch, created if it does not exist; defaults to the main branch.
         create_pr: opens a pull request instead of committing to the branch.
@@ -89,12 +108,14 @@ def publish(
         The URL of the repository, or of the pull request.
 
     Raises:
-        FileNotFoundError: `output_dir` holds no model.
-        PublishError: no login, no connection, no right to write, or the Hub refused; it gives the command to push later.
+        FileNotFoundError: `output_dir` holds no model, or only a part of one.
+        ValueError: its weights are cut off.
+        PublishError: no login, no connection, no answer, no right to write, a repository that is not as `private` says,
+            or the Hub refused; it gives the command to push later.
     """
     output_dir = Path(output_dir)
-    if not (output_dir / "config.json").is_file():
-        raise FileNotFoundError(f"No config.json in {output_dir}: write the model there with save_for_sharing first.")
+    for folder in (output_dir, output_dir / "backbone"):
+        _check_checkpoint(folder)
     options = {"private": private, "revision": revision, "create_pr": create_pr or None}
     arguments = [repr(str(output_dir.resolve())), repr(repo_id)]
     arguments += [f"{name}={value!r}" for name, value in options.items() if value is not None]
@@ -103,6 +124,25 @@ def publish(
     with _publish_errors(repo_id, advice):
         api, repo = _create_repo(repo_id, private, token)
         return _upload(api, repo, output_dir, revision, create_pr, commit_message, commit_description)
+
+
+def check_can_push(repo_id: str, token: bool | str | None = None, *, private: bool | None = None) -> None:
+    """Raises `PublishError` if a later push to this repository would be refused; creates and changes nothing.
+
+    Args: as of [`publish`].
+    """
+    with _publish_errors(repo_id, timeout=_CHECK_TIMEOUT, what="cannot be pushed to"):
+        api = _log_in(repo_id, token)
+        user = api.whoami()
+        owner, _, name = repo_id.rpartition("/")
+        owner = owner or user["name"]
+        owners = [user["name"], *(organization["name"] for organization in user.get("orgs", ()))]
+        if owner not in owners:
+            raise PermissionError(f"you are logged in as {user['name']} and may write to {', '.join(owners)}")
+        if user.get("auth", {}).get("accessToken", {}).get("role") == "read":
+            raise PermissionError("your token may only read: make one that may write at huggingface.co/settings/tokens")
+        with suppress(RepositoryNotFoundError):  # the push creates it
+            _check_visibility(api, f"{owner}/{name}", private)
 
 
 def push_model(
@@ -171,11 +211,53 @@ def _image_processor(model: SSLModel) -> BaseImageProcessor:
     return build_image_processor(config.image_size, config.image_mean, config.image_std)
 
 
-def _create_repo(repo_id: str, private: bool | None, token: bool | str | None) -> tuple[HfApi, RepoUrl]:
+def _check_checkpoint(folder: Path) -> None:
+    """Raises unless the folder holds a configuration and the whole weights."""
+    hint = "write the model there with save_for_sharing first"
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"No config.json in {folder}: {hint}.")
+    index = folder / "model.safetensors.index.json"
+    try:
+        names = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {"model.safetensors"}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{index} is damaged: {hint}.") from error
+    for name in sorted(names):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"No {printable(name)} in {folder}: {hint}.")
+        try:
+            with safe_open(folder / name, framework="numpy"):  # reads the names, and compares the size
+                pass
+        except SafetensorError as error:
+            raise ValueError(f"{folder / name} is cut off or no safetensors file ({error}): {hint}.") from error
+
+
+def _log_in(repo_id: str, token: bool | str | None) -> HfApi:
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ValueError(
+            "the name must be such as me/mae-vit-base: letters, digits, '-', '_' and '.', at most 96 of them"
+        ) from error
     if token in (None, True) and get_token() is None:
         raise PermissionError("not logged in: run `hf auth login` or set HF_TOKEN")
-    api = HfApi(token=token)
-    return api, api.create_repo(repo_id, private=private, exist_ok=True)
+    return HfApi(token=token)
+
+
+def _check_visibility(api: HfApi, repo_id: str, private: bool | None) -> None:
+    is_private = bool(api.model_info(repo_id).private)
+    if private is not None and is_private != private:
+        states = ("public", "private")
+        raise ValueError(
+            f"{repo_id} exists and is {states[is_private]}, and you asked for a {states[private]} one: name another "
+            "repository, or change this one's visibility in its settings"
+        )
+
+
+def _create_repo(repo_id: str, private: bool | None, token: bool | str | None) -> tuple[HfApi, RepoUrl]:
+    api = _log_in(repo_id, token)
+    repo = api.create_repo(repo_id, private=private, exist_ok=True)
+    _check_visibility(api, repo.repo_id, private)  # the Hub ignores `private` for one that exists
+    return api, repo
 
 
 def _upload(
@@ -189,10 +271,13 @@ def _upload(
 ) -> str:
     if revision is not None and not create_pr and not revision.startswith("refs/pr/"):
         api.create_branch(repo.repo_id, branch=revision, exist_ok=True)
-    commit = api.upload_folder(
+    files = {path.relative_to(folder).as_posix(): path for name in _SHARED_FILES for path in Path(folder).glob(name)}
+    contents = {name: str(path) for name, path in files.items()}
+    if "README.md" in files:
+        contents["README.md"] = _name_in_card(files["README.md"].read_text(), repo.repo_id).encode()
+    commit = api.create_commit(
         repo_id=repo.repo_id,
-        folder_path=folder,
-        allow_patterns=_SHARED_FILES,
+        operations=[CommitOperationAdd(name, content) for name, content in contents.items()],
         revision=revision,
         create_pr=create_pr,
         commit_message=commit_message or "Upload model with ssl_hub",
@@ -201,12 +286,25 @@ def _upload(
     return commit.pr_url if create_pr else str(repo)
 
 
+def _name_in_card(text: str, repo_id: str) -> str:
+    """A card with this name where it says how to load the model, in place of a folder or of an earlier repository."""
+    named = re.search(r'AutoModel\.from_pretrained\("([^"\n]+)", subfolder="backbone"\)', text)
+    return text.replace(f'from_pretrained("{named[1]}"', f'from_pretrained("{repo_id}"') if named else text
+
+
 @contextmanager
-def _publish_errors(repo_id: str, advice: str = "") -> Iterator[None]:
+def _publish_errors(
+    repo_id: str, advice: str = "", *, timeout: float | None = None, what: str = "was not pushed to"
+) -> Iterator[None]:
     # The client raises its own errors, those of its HTTP library and storage back end, and those of the operating
     # system. Whichever it is, after hours of training the first thing to know is that nothing is lost.
+    session = get_session()
+    before = session.timeout
+    session.timeout = timeout or _TIMEOUT
     try:
         yield
     except Exception as error:
-        reason = str(error).strip() or type(error).__name__
-        raise PublishError(f"The model was not pushed to {repo_id!r}: {reason}{advice}") from error
+        reason = printable(" ".join(str(error).split()) or type(error).__name__)
+        raise PublishError(f"The model {what} {repo_id!r}: {reason}{advice}") from error
+    finally:
+        session.timeout = before

@@ -25,7 +25,7 @@ from ..hub.publishing import publish
 from ..lifecycle import FeatureTable, Progress
 from ..modeling_utils import SSLModel
 from ..modules.clustering import normalized_mutual_information
-from .arguments import DataArguments, PretrainingArguments
+from .arguments import DataArguments, ModelArguments, PretrainingArguments
 from .checkpointing import check_output_dir, find_checkpoint, load_checkpoint, remove_leftovers, save_checkpoint
 from .optimization import Schedule, build_optimizer, describe_groups, drop_frozen_gradients
 from .recipes import save_recipe
@@ -54,7 +54,7 @@ class SSLTrainer:
         eval_dataset: a split to evaluate features on, see `evaluation`.
         evaluation: a recipe's evaluators, see `build_evaluators`; by default the kNN accuracy and signs of collapse.
             `args.evaluation` takes their place.
-        recipe_name, data_args: for the model card and `recipe.yaml`.
+        recipe_name, data_args, model_args: for the model card and `recipe.yaml`.
     """
 
     def __init__(
@@ -67,9 +67,10 @@ class SSLTrainer:
         evaluation: list[dict] | None = None,
         recipe_name: str | None = None,
         data_args: DataArguments | None = None,
+        model_args: ModelArguments | None = None,
     ):
         self.args, self.train_dataset, self.eval_dataset = args, train_dataset, eval_dataset
-        self.views, self.recipe_name, self.data_args = views, recipe_name, data_args
+        self.views, self.recipe_name, self.data_args, self.model_args = views, recipe_name, data_args, model_args
         self.evaluation = evaluation if args.evaluation is None else yaml.safe_load(args.evaluation)
         self.output_dir = Path(args.output_dir)
         self.input_names = _input_names(model, views)
@@ -332,6 +333,8 @@ class SSLTrainer:
                 records=self.log.records(),
                 picture_dataset=None if isinstance(picture_dataset, datasets.IterableDataset) else picture_dataset,
                 recipe_name=self.recipe_name,
+                config_overrides=self.model_args and self.model_args.config_overrides,
+                initial_weights=self.model_args and self.model_args.model_name_or_path,
                 dataset_name=self.data_args.dataset_name if self.data_args is not None else None,
                 training_arguments=self._training_arguments(),
                 repo_id=self.args.hub_model_id,

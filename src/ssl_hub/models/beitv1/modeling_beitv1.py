@@ -26,19 +26,29 @@ class BEiTV1Encoder(PlainCheckpointMixin, BeitModel):
         super().__init__(config, add_pooling_layer=False)
 
     def post_init(self):
-        for depth, layer in enumerate(self.layers, start=1):
-            layer.attention.o_proj.weight_scale = layer.mlp.fc2.weight_scale = 1 / math.sqrt(2 * depth)
+        scale_by_depth(self.layers)
         super().post_init()
 
     @torch.no_grad()
     def _init_weights(self, module):
         super()._init_weights(module)
-        if isinstance(module, nn.Linear | nn.Conv2d):
-            init.trunc_normal_(module.weight, std=0.02 * getattr(module, "weight_scale", 1.0))
-        elif isinstance(module, BeitEmbeddings):
+        init_beit_weights(module)
+        if isinstance(module, BeitEmbeddings):
             for token in (module.cls_token, module.mask_token, module.position_embeddings):
                 if token is not None:
                     init.trunc_normal_(token, std=0.02)
+
+
+def scale_by_depth(layers: nn.ModuleList, first: int = 0) -> None:
+    """Notes how much smaller than others the layers that end a block start, which `first` blocks come before."""
+    for depth, layer in enumerate(layers, start=first + 1):
+        layer.attention.o_proj.weight_scale = layer.mlp.fc2.weight_scale = 1 / math.sqrt(2 * depth)
+
+
+def init_beit_weights(module: nn.Module) -> None:
+    """Draws a linear or convolutional layer as BEiT's authors do, see `scale_by_depth`."""
+    if isinstance(module, nn.Linear | nn.Conv2d):
+        init.trunc_normal_(module.weight, std=0.02 * getattr(module, "weight_scale", 1.0))
 
 
 class BEiTV1Model(MaskTokenModel):

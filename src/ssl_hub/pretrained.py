@@ -1,0 +1,40 @@
+"""Loading what others have saved."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from .printing import printable
+
+
+def load_pretrained(auto_class: Any, name_or_path: str | Path, **options) -> Any:
+    """`auto_class.from_pretrained(name_or_path, **options)`, with errors of one sentence that name the model.
+
+    Args:
+        auto_class: an Auto class of transformers, or a model's own.
+
+    Raises:
+        OSError: there is no such folder, or no such model on the Hub.
+        ValueError: what is there is damaged, or no model that this class loads.
+    """
+    name = str(name_or_path)
+    if not Path(name).exists():
+        try:
+            validate_repo_id(name)
+        except HFValidationError as error:
+            raise FileNotFoundError(f"there is no model folder {printable(name)}") from error
+    try:
+        return auto_class.from_pretrained(name, **options)
+    # A folder that other code wrote, or that was cut off, makes transformers raise nearly anything.
+    except Exception as error:
+        lines = printable(error).strip().splitlines() or [type(error).__name__]
+        reason = lines[0] if len(lines) == 1 or not lines[0].endswith(":") else f"{lines[0]} {lines[1].strip()}"
+        if isinstance(error, pickle.UnpicklingError):
+            reason = "its weights hold Python objects besides tensors, which ssl_hub never unpickles"
+        elif "ignore_mismatched_sizes" in reason:
+            reason = "its weights have other shapes than its config.json says"
+        error_class = OSError if isinstance(error, OSError) else ValueError
+        raise error_class(f"the model {printable(name)} cannot be loaded: {reason}") from error
