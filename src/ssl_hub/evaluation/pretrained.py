@@ -10,7 +10,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from ..configuration_utils import SSLConfig
 from ..data.processing import build_image_processor
 from ..modeling_utils import SSLModel
-from ..modules.backbones import drop_trained_pooler, feature_map, run_backbone
+from ..modules.backbones import build_backbone, drop_trained_pooler, feature_map, run_backbone
 
 
 class BackboneFeatures(nn.Module):
@@ -41,15 +41,10 @@ class BackboneFeatures(nn.Module):
 
 
 class PixelFeatures(nn.Module):
-    """The baseline that has learned nothing: the pixels `(B, C * size * size)` of the image at a small size."""
-
-    def __init__(self, size: int = 16):
-        super().__init__()
-        self.size = size
+    """The baseline that has learned nothing: its features are the pixels `(B, C * S * S)`."""
 
     def forward(self, pixel_values: torch.Tensor) -> BaseModelOutputWithPooling:
-        pixels = nn.functional.interpolate(pixel_values, self.size, mode="bilinear", antialias=True)
-        return BaseModelOutputWithPooling(pooler_output=pixels.flatten(1))
+        return BaseModelOutputWithPooling(pooler_output=pixel_values.flatten(1))
 
 
 def load_feature_model(
@@ -86,6 +81,20 @@ def load_feature_model(
     elif pooling is not None:
         model.config.pooling = pooling
     return model.eval(), _load_image_processor(name, config)
+
+
+def untrained_model(model: "SSLModel | BackboneFeatures", seed: int = 0) -> "SSLModel | BackboneFeatures":
+    """A model like one of `load_feature_model`, with newly drawn weights: what the training has added shows beside it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if isinstance(model, BackboneFeatures):
+            return BackboneFeatures(build_backbone(model.config), model.pooling).eval()
+        return AutoModel.from_config(model.config).eval()
+
+
+def pixel_baseline() -> tuple[PixelFeatures, BaseImageProcessor]:
+    """[`PixelFeatures`] of images of 16 x 16 pixels, and the image processor that makes these."""
+    return PixelFeatures(), build_image_processor(16, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), crop_ratio=1.0)
 
 
 def patch_tokens(model: "SSLModel | BackboneFeatures", last_hidden_state: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,424 @@
+"""Evaluates models on a dataset, side by side, and writes a report with pictures.
+
+    python examples/evaluate_model.py --model_name_or_path demo --dataset_name digits --output_dir report
+    accelerate launch examples/evaluate_model.py --model_name_or_path demo timm/resnet18.a1_in1k --dataset_name digits \
+        --protocols knn,linear,label_free --baselines pixels,untrained --output_dir report
+
+The report is report.md with its pictures, report.html, which is complete in one file, and results.json. The card of one of
+our models gets the results too. Features are extracted on all processes and kept in the folder features, so that
+an evaluation that was stopped resumes, and one with other protocols begins with them.
+"""
+
+import json
+import logging
+import re
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import datasets
+import torch
+import yaml
+from accelerate import PartialState
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import normalize
+from transformers import HfArgumentParser
+from transformers.utils.logging import disable_progress_bar
+
+from ssl_hub.data.datasets import load_image_dataset
+from ssl_hub.data.images import decode_image
+from ssl_hub.data.processing import Normalize
+from ssl_hub.evaluation.base import LabelledFeatures
+from ssl_hub.evaluation.embeddings import extract_embeddings, readable_rows
+from ssl_hub.evaluation.evaluators import Evaluator, build_evaluators, describe_metrics
+from ssl_hub.evaluation.knn import KNNEvaluator, knn_classify
+from ssl_hub.evaluation.pretrained import load_feature_model, pixel_baseline, untrained_model
+from ssl_hub.hub.evaluation_report import EvaluationReport, ModelReport
+from ssl_hub.hub.model_card import add_eval_results, build_eval_results
+from ssl_hub.visualization.curves import plot_training_curves
+from ssl_hub.visualization.embeddings import plot_embedding_map, plot_neighbors, project_embeddings
+from ssl_hub.visualization.patches import class_attention, patch_components, plot_attention, plot_patch_components
+from ssl_hub.visualization.results import plot_comparison, plot_confusion_matrix
+
+BASELINES = ("pixels", "untrained")
+
+# What papers call a protocol, where its evaluator has another name.
+PROTOCOL_NAMES = {"linear": "linear_probe"}
+
+NUM_MAPPED_IMAGES = 1000
+NUM_QUERIES = 8
+NUM_PATCH_PICTURES = 6
+
+
+@dataclass
+class EvaluationArguments:
+    model_name_or_path: list[str] = field(
+        metadata={"help": "Folders or Hub ids of our models, or of any of transformers or timm."}
+    )
+    dataset_name: str = field(metadata={"help": "A folder of images, 'digits', or any dataset that pretraining takes."})
+    output_dir: str = field(default="evaluation", metadata={"help": "Where the report goes."})
+    protocols: str = field(
+        default="knn,linear,label_free",
+        metadata={"help": "By comma, or with options as YAML: '[{type: knn, k: 200}, {type: label_free}]'."},
+    )
+    baselines: str = field(
+        default="pixels", metadata={"help": f"What to compare with, by comma, of {', '.join(BASELINES)}; or none."}
+    )
+    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of a dataset on the Hub."})
+    train_split: str = field(default="train", metadata={"help": "Split that the protocols train on."})
+    eval_split: str = field(default="test", metadata={"help": "Split that they are evaluated on."})
+    image_column_name: str | None = field(default=None, metadata={"help": "Found by its type when not given."})
+    label_column_name: str | None = field(default=None, metadata={"help": "Found by its type when not given."})
+    pooling: str | None = field(
+        default=None,
+        metadata={"help": "Of a ViT: the class token or the mean of the patches.", "choices": ["cls", "mean"]},
+    )
+    map_method: str = field(default="tsne", metadata={"help": "Of the map of images.", "choices": ["tsne", "umap"]})
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Images a process and forward pass."})
+    dataloader_num_workers: int = field(default=0, metadata={"help": "Processes that decode, for each that embeds."})
+
+
+@dataclass
+class Split:
+    """One side of the evaluation: the images, their labels where there are any, and their features by a model."""
+
+    dataset: datasets.Dataset
+    labels: Tensor | None
+    embeddings: datasets.Dataset | None = None
+
+    def features(self) -> LabelledFeatures:
+        """Of the images that can be read."""
+        readable = readable_rows(self.embeddings)
+        embeddings = self.embeddings.select_columns("embedding").with_format("torch")[:]["embedding"]
+        return LabelledFeatures(embeddings[readable], None if self.labels is None else self.labels[readable])
+
+    def readable_images(self) -> Tensor:
+        """The rows of the features in the dataset."""
+        return readable_rows(self.embeddings).nonzero().flatten()
+
+
+def main():
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    args = HfArgumentParser(EvaluationArguments, allow_abbrev=False).parse_args_into_dataclasses()[0]
+    disable_progress_bar()
+    datasets.disable_progress_bars()
+    baselines = parse_baselines(args.baselines)
+    train, test = (load_split(args, split) for split in (args.train_split, args.eval_split))
+    check_class_names(train.dataset, test.dataset, args)
+    evaluators = build_evaluators(
+        parse_protocols(args.protocols),
+        has_eval_labels=test.labels is not None,
+        has_train_labels=train.labels is not None,
+    )
+    class_names = getattr(test.dataset.features.get("label"), "names", None)
+    pictures = Path(args.output_dir) / "pictures"
+    state = PartialState()
+    if state.is_main_process:
+        pictures.mkdir(parents=True, exist_ok=True)
+
+    chance = chance_levels(evaluators, test.labels)
+    reports = []
+    for name, model, image_processor in load_models(args.model_name_or_path, baselines, args.pooling):
+        for split, what in ((train, args.train_split), (test, args.eval_split)):
+            if split is test or any(evaluator.needs_train_features for evaluator in evaluators):
+                split.embeddings = extract_embeddings(
+                    model,
+                    image_processor,
+                    split.dataset,
+                    Path(args.output_dir) / "features" / f"{file_name(name)}-{file_name(what)}",
+                    batch_size=args.per_device_eval_batch_size,
+                    num_workers=args.dataloader_num_workers,
+                    device=state.device,
+                )
+        if state.is_main_process:
+            report = evaluate(name, evaluators, train, test)
+            print(f"{name}: {describe_metrics(report.metrics)}", flush=True)
+            for note in report.notes:
+                print(f"  {note}")
+            report.pictures |= draw_features(report, pictures, evaluators, train, test, class_names, args.map_method)
+            if hasattr(model, "backbone"):
+                report.pictures |= draw_patches(report, pictures, model, image_processor, test, state.device)
+            reports.append(report)
+    if not state.is_main_process:
+        return
+
+    for report in reports:
+        levels = {"chance": chance} | {other.name: other.metrics for other in reports if other.name in BASELINES}
+        report.pictures |= draw_curves(report, pictures, args, levels)
+    plot_comparison({report.name: report.metrics for report in reports}, pictures / "comparison.png", chance=chance)
+    num_train = f" of {args.train_split} ({len(train.dataset)} images)" if train.embeddings is not None else ""
+    settings = {
+        "dataset": args.dataset_name,
+        "evaluated on": f"{args.eval_split} ({len(test.dataset)} images)",
+        **({"trained on": f"the features{num_train}"} if num_train else {}),
+        "protocols": ", ".join(describe_protocol(evaluator) for evaluator in evaluators),
+    }
+    EvaluationReport(settings, reports, chance, pictures / "comparison.png").write(args.output_dir)
+    for report in reports:
+        add_to_card(report, args)
+    print(f"the report is {Path(args.output_dir) / 'report.html'}")
+
+
+def parse_baselines(text: str) -> list[str]:
+    names = [] if text == "none" else text.split(",")
+    if unknown := [name for name in names if name not in BASELINES]:
+        raise ValueError(f"--baselines takes {', '.join(BASELINES)} or none; got {', '.join(unknown)}")
+    return names
+
+
+def parse_protocols(text: str) -> list[dict]:
+    if text.startswith("["):
+        try:
+            return yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError(f"--protocols {text!r} is not YAML: {error}") from error
+    return [{"type": PROTOCOL_NAMES.get(name, name)} for name in text.split(",")]
+
+
+def describe_protocol(evaluator: Evaluator) -> str:
+    options = asdict(evaluator) if type(evaluator).__dataclass_fields__ else {}
+    text = ", ".join(f"{name} {value}" for name, value in options.items())
+    return evaluator.type + (f" ({text})" if text else "")
+
+
+def load_split(args: EvaluationArguments, split: str) -> Split:
+    dataset = load_image_dataset(
+        args.dataset_name,
+        split,
+        config_name=args.dataset_config_name,
+        image_column=args.image_column_name,
+        label_column=args.label_column_name,
+    )
+    if "label" not in dataset.column_names:
+        return Split(dataset, None)
+    labels = dataset.select_columns("label")[:]["label"]
+    if missing := sum(label is None or label < 0 for label in labels):
+        raise ValueError(
+            f"{missing} of the {len(labels)} images of the split {split!r} have no label: leave them out of the dataset"
+        )
+    return Split(dataset, torch.tensor(labels))
+
+
+def check_class_names(train: datasets.Dataset, test: datasets.Dataset, args: EvaluationArguments) -> None:
+    names = [getattr(dataset.features.get("label"), "names", None) for dataset in (train, test)]
+    if None not in names and names[0] != names[1]:
+        different = sorted(set(names[0]) ^ set(names[1])) or names[0]
+        raise ValueError(
+            f"the classes of {args.train_split!r} and {args.eval_split!r} differ, so that their labels do not mean the same: "
+            f"{', '.join(different[:5])}"
+        )
+
+
+def load_models(names: list[str], baselines: list[str], pooling: str | None):
+    """Yields name, model and image processor, one model after the other; the baselines first."""
+    if "pixels" in baselines:
+        yield "pixels", *pixel_baseline()
+    for number, name in enumerate(names):
+        model, image_processor = load_feature_model(name, pooling)
+        if number == 0 and "untrained" in baselines:
+            yield "untrained", untrained_model(model), image_processor
+        yield name, model, image_processor
+
+
+def chance_levels(evaluators: list[Evaluator], labels: Tensor | None) -> dict[str, float]:
+    """What naming the most frequent class every time would reach."""
+    trained = [evaluator for evaluator in evaluators if evaluator.needs_labels and evaluator.needs_train_features]
+    names = [
+        name for evaluator in trained for name, metric in evaluator.metrics.items() if metric.hub_type == "accuracy"
+    ]
+    return {name: float(labels.bincount().max() / len(labels)) for name in names}
+
+
+def evaluate(name: str, evaluators: list[Evaluator], train: Split, test: Split) -> ModelReport:
+    features = test.features()
+    train_features = train.features() if train.embeddings is not None else None
+    report = ModelReport(name, {})
+    for evaluator in evaluators:
+        found = evaluator.evaluate(features, train_features if evaluator.needs_train_features else None)
+        report.metrics |= found
+        if (warning := evaluator.warning(found)) is not None:
+            report.notes.append(warning)
+    unreadable = len(test.dataset) - len(features.features)
+    if train_features is not None:
+        unreadable += len(train.dataset) - len(train_features.features)
+    if unreadable:
+        report.notes.append(f"{unreadable} images cannot be read and were left out.")
+    return report
+
+
+def draw_features(
+    report: ModelReport,
+    folder: Path,
+    evaluators: list[Evaluator],
+    train: Split,
+    test: Split,
+    class_names: list[str] | None,
+    map_method: str,
+) -> dict[str, Path]:
+    features, labels = test.features()
+    rows = test.readable_images()
+    drawn = {}
+
+    def path(kind: str) -> Path:
+        return folder / f"{file_name(report.name)}-{kind}.png"
+
+    try:
+        some = torch.linspace(0, len(features) - 1, min(len(features), NUM_MAPPED_IMAGES)).long()
+        points = project_embeddings(features[some], map_method)
+        plot_embedding_map(
+            points,
+            path("map"),
+            labels=None if labels is None else labels[some].tolist(),
+            class_names=class_names,
+            images=LazyImages(test.dataset, rows[some].tolist()),
+        )
+        drawn[f"Map of {len(some)} images ({'t-SNE' if map_method == 'tsne' else 'UMAP'})"] = path("map")
+    except ValueError as error:
+        print(f"  no map of images: {error}")
+
+    if len(features) > 1:
+        draw_neighbors(features, labels, rows.tolist(), test.dataset, class_names, path("neighbors"))
+        drawn["Nearest neighbours by cosine similarity"] = path("neighbors")
+
+    for evaluator in evaluators:
+        if isinstance(evaluator, KNNEvaluator):
+            bank, bank_labels = train.features()
+            num_classes = int(max(bank_labels.max(), labels.max())) + 1
+            k = min(evaluator.k, len(bank))
+            scores = knn_classify(bank, bank_labels, features, num_classes, k, evaluator.temperature)
+            plot_confusion_matrix(labels, scores.argmax(dim=1), path("confusion"), class_names=class_names)
+            drawn[f"Confusion matrix of kNN (k {k}), % of a class"] = path("confusion")
+    return drawn
+
+
+def draw_neighbors(
+    features: Tensor,
+    labels: Tensor | None,
+    rows: list[int],
+    dataset: datasets.Dataset,
+    class_names: list[str] | None,
+    path: Path,
+) -> None:
+    queries = choose_queries(labels, len(features))
+    vectors = normalize(features)
+    similarities = vectors[queries] @ vectors.T
+    similarities[torch.arange(len(queries)), queries] = -torch.inf  # an image is no neighbour of its own
+    nearest = similarities.topk(min(NUM_QUERIES, len(features) - 1))
+    images = LazyImages(dataset, rows)
+
+    def name(index: int) -> str:
+        if labels is None:
+            return ""
+        return str(int(labels[index])) if class_names is None else class_names[int(labels[index])]
+
+    found = nearest.indices.tolist()
+    plot_neighbors(
+        [images[query] for query in queries],
+        [[images[index] for index in row] for row in found],
+        path,
+        query_titles=[f"query\n{name(query)}" for query in queries],
+        titles=[
+            [f"{value:.3f}\n{name(index)}" for value, index in zip(values, row, strict=True)]
+            for values, row in zip(nearest.values.tolist(), found, strict=True)
+        ],
+        correct=None
+        if labels is None
+        else [
+            [bool(labels[index] == labels[query]) for index in row] for query, row in zip(queries, found, strict=True)
+        ],
+    )
+
+
+def choose_queries(labels: Tensor | None, count: int) -> list[int]:
+    """The first image of each class, or images from all over the dataset."""
+    if labels is None:
+        return torch.linspace(0, count - 1, min(count, NUM_QUERIES)).long().tolist()
+    classes = labels.unique()
+    chosen = classes[torch.linspace(0, len(classes) - 1, min(len(classes), NUM_QUERIES)).long()]
+    return [int((labels == label).nonzero()[0]) for label in chosen]
+
+
+def draw_patches(report: ModelReport, folder: Path, model, image_processor, test: Split, device) -> dict[str, Path]:
+    rows = test.readable_images().tolist()
+    labels = None if test.labels is None else test.labels[rows]
+    images = LazyImages(test.dataset, rows)
+    chosen = [images[index] for index in choose_queries(labels, len(rows))[:NUM_PATCH_PICTURES]]
+    pixel_values = image_processor(chosen, return_tensors="pt")["pixel_values"]
+    mean, std = getattr(image_processor, "image_mean", None), getattr(image_processor, "image_std", None)
+    if mean is None:  # timm's processor keeps them in its own configuration
+        mean, std = (image_processor.pretrained_cfg[name] for name in ("mean", "std"))
+    shown = Normalize(mean, std).denormalize(pixel_values)
+    drawn = {}
+    kinds = {
+        "Attention of the class token in the last layer": ("attention", class_attention, plot_attention),
+        "First three principal components of the patches' features": (
+            "patches",
+            patch_components,
+            plot_patch_components,
+        ),
+    }
+    for caption, (kind, compute, plot) in kinds.items():
+        path = folder / f"{file_name(report.name)}-{kind}.png"
+        try:
+            plot(shown, compute(model, pixel_values.to(device)), path)
+            drawn[caption] = path
+        except ValueError as error:
+            print(f"  no picture of {kind}: {error}")
+    return drawn
+
+
+def draw_curves(
+    report: ModelReport, folder: Path, args: EvaluationArguments, levels: dict[str, dict[str, float]]
+) -> dict[str, Path]:
+    """The curves of the run that made a model, if it was evaluated on the same images."""
+    metrics, recipe = (Path(report.name) / name for name in ("metrics.jsonl", "recipe.yaml"))
+    if not metrics.exists() or not recipe.exists():
+        return {}
+    training = yaml.safe_load(recipe.read_text())["training"]
+    same = {"dataset_name": args.dataset_name, "train_split": args.train_split, "eval_split": args.eval_split}
+    if any(training.get(name) != value for name, value in same.items()):
+        return {}
+    path = folder / f"{file_name(report.name)}-curves.png"
+    plot_training_curves(metrics, path, levels)
+    return {"Curves of the run that made it": path}
+
+
+def add_to_card(report: ModelReport, args: EvaluationArguments) -> None:
+    card, config = (Path(report.name) / name for name in ("README.md", "config.json"))
+    if report.name in BASELINES or not card.is_file() or not is_ours(config):
+        return
+    results = build_eval_results(report.metrics, args.dataset_name, args.eval_split)
+    if results:
+        add_eval_results(card, results)
+        print(f"{card} has the results {', '.join(result.metric_name for result in results)}")
+
+
+def is_ours(config: Path) -> bool:
+    from ssl_hub.registry import ALGORITHMS
+
+    return config.is_file() and json.loads(config.read_text()).get("model_type") in ALGORITHMS
+
+
+class LazyImages:
+    """Images of some rows of a dataset, each decoded when it is asked for."""
+
+    def __init__(self, dataset: datasets.Dataset, rows: list[int]):
+        self.dataset, self.rows = dataset, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Image.Image:
+        return decode_image(self.dataset[self.rows[index]]["image"])
+
+
+def file_name(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError) as error:  # user errors
+        sys.exit(f"error: {error}")
