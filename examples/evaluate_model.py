@@ -9,7 +9,6 @@ our models gets the results too. Features are extracted on all processes and kep
 an evaluation that was stopped resumes, and one with other protocols begins with them.
 """
 
-import json
 import logging
 import re
 import sys
@@ -20,15 +19,11 @@ import datasets
 import torch
 import yaml
 from accelerate import PartialState
-from PIL import Image
 from torch import Tensor
-from torch.nn.functional import normalize
 from transformers import HfArgumentParser
 from transformers.utils.logging import disable_progress_bar
 
 from ssl_hub.data.datasets import load_image_dataset
-from ssl_hub.data.images import decode_image
-from ssl_hub.data.processing import Normalize
 from ssl_hub.evaluation.base import LabelledFeatures
 from ssl_hub.evaluation.embeddings import extract_embeddings, readable_rows
 from ssl_hub.evaluation.evaluators import Evaluator, build_evaluators, describe_metrics
@@ -36,9 +31,14 @@ from ssl_hub.evaluation.knn import KNNEvaluator, knn_classify
 from ssl_hub.evaluation.pretrained import load_feature_model, pixel_baseline, untrained_model
 from ssl_hub.hub.evaluation_report import EvaluationReport, ModelReport
 from ssl_hub.hub.model_card import add_eval_results, build_eval_results
+from ssl_hub.modeling_utils import SSLModel
 from ssl_hub.visualization.curves import plot_training_curves
-from ssl_hub.visualization.embeddings import plot_embedding_map, plot_neighbors, project_embeddings
-from ssl_hub.visualization.patches import class_attention, patch_components, plot_attention, plot_patch_components
+from ssl_hub.visualization.model_pictures import (
+    RowImages,
+    choose_examples,
+    draw_feature_pictures,
+    draw_patch_pictures,
+)
 from ssl_hub.visualization.results import plot_comparison, plot_confusion_matrix
 
 BASELINES = ("pixels", "untrained")
@@ -46,8 +46,6 @@ BASELINES = ("pixels", "untrained")
 # What papers call a protocol, where its evaluator has another name.
 PROTOCOL_NAMES = {"linear": "linear_probe"}
 
-NUM_MAPPED_IMAGES = 1000
-NUM_QUERIES = 8
 NUM_PATCH_PICTURES = 6
 
 
@@ -83,6 +81,7 @@ class EvaluationArguments:
 class Split:
     """One side of the evaluation: the images, their labels where there are any, and their features by a model."""
 
+    name: str
     dataset: datasets.Dataset
     labels: Tensor | None
     embeddings: datasets.Dataset | None = None
@@ -93,10 +92,6 @@ class Split:
         embeddings = self.embeddings.select_columns("embedding").with_format("torch")[:]["embedding"]
         return LabelledFeatures(embeddings[readable], None if self.labels is None else self.labels[readable])
 
-    def readable_images(self) -> Tensor:
-        """The rows of the features in the dataset."""
-        return readable_rows(self.embeddings).nonzero().flatten()
-
 
 def main():
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
@@ -104,6 +99,7 @@ def main():
     disable_progress_bar()
     datasets.disable_progress_bars()
     baselines = parse_baselines(args.baselines)
+    check_names([*args.model_name_or_path, *baselines])
     train, test = (load_split(args, split) for split in (args.train_split, args.eval_split))
     check_class_names(train.dataset, test.dataset, args)
     evaluators = build_evaluators(
@@ -111,52 +107,50 @@ def main():
         has_eval_labels=test.labels is not None,
         has_train_labels=train.labels is not None,
     )
-    class_names = getattr(test.dataset.features.get("label"), "names", None)
-    pictures = Path(args.output_dir) / "pictures"
+    splits = [test, train] if any(evaluator.needs_train_features for evaluator in evaluators) else [test]
     state = PartialState()
-    if state.is_main_process:
-        pictures.mkdir(parents=True, exist_ok=True)
-
-    chance = chance_levels(evaluators, test.labels)
-    reports = []
     for name, model, image_processor in load_models(args.model_name_or_path, baselines, args.pooling):
-        for split, what in ((train, args.train_split), (test, args.eval_split)):
-            if split is test or any(evaluator.needs_train_features for evaluator in evaluators):
-                split.embeddings = extract_embeddings(
-                    model,
-                    image_processor,
-                    split.dataset,
-                    Path(args.output_dir) / "features" / f"{file_name(name)}-{file_name(what)}",
-                    batch_size=args.per_device_eval_batch_size,
-                    num_workers=args.dataloader_num_workers,
-                    device=state.device,
-                )
-        if state.is_main_process:
-            report = evaluate(name, evaluators, train, test)
-            print(f"{name}: {describe_metrics(report.metrics)}", flush=True)
-            for note in report.notes:
-                print(f"  {note}")
-            report.pictures |= draw_features(report, pictures, evaluators, train, test, class_names, args.map_method)
-            if hasattr(model, "backbone"):
-                report.pictures |= draw_patches(report, pictures, model, image_processor, test, state.device)
-            reports.append(report)
+        for split in splits:
+            extract_embeddings(
+                model,
+                image_processor,
+                split.dataset,
+                features_folder(args, name, split),
+                batch_size=args.per_device_eval_batch_size,
+                num_workers=args.dataloader_num_workers,
+                device=state.device,
+            )
     if not state.is_main_process:
         return
 
+    # Only now, as the other processes would not wait for a protocol that takes long.
+    pictures = Path(args.output_dir) / "pictures"
+    pictures.mkdir(parents=True, exist_ok=True)
+    chance = chance_levels(evaluators, test.labels)
+    reports, ours = [], set()
+    for name, model, image_processor in load_models(args.model_name_or_path, baselines, args.pooling):
+        for split in splits:
+            split.embeddings = datasets.load_from_disk(str(features_folder(args, name, split)))
+        report = evaluate(name, evaluators, train, test)
+        print(f"{name}: {describe_metrics(report.metrics)}", flush=True)
+        for note in report.notes:
+            print(f"  {note}")
+        report.pictures = draw_pictures(report, model, image_processor, evaluators, train, test, args)
+        reports.append(report)
+        if isinstance(model, SSLModel) and name not in baselines:
+            ours.add(name)
     for report in reports:
         levels = {"chance": chance} | {other.name: other.metrics for other in reports if other.name in BASELINES}
-        report.pictures |= draw_curves(report, pictures, args, levels)
+        report.pictures |= draw_curves(report, args, levels)
     plot_comparison({report.name: report.metrics for report in reports}, pictures / "comparison.png", chance=chance)
-    num_train = f" of {args.train_split} ({len(train.dataset)} images)" if train.embeddings is not None else ""
-    settings = {
-        "dataset": args.dataset_name,
-        "evaluated on": f"{args.eval_split} ({len(test.dataset)} images)",
-        **({"trained on": f"the features{num_train}"} if num_train else {}),
-        "protocols": ", ".join(describe_protocol(evaluator) for evaluator in evaluators),
-    }
+    settings = {"dataset": args.dataset_name, "evaluated on": f"{args.eval_split} ({len(test.dataset)} images)"}
+    if train.embeddings is not None:
+        settings["protocols train on"] = f"{args.train_split} ({len(train.dataset)} images)"
+    settings["protocols"] = ", ".join(describe_protocol(evaluator) for evaluator in evaluators)
     EvaluationReport(settings, reports, chance, pictures / "comparison.png").write(args.output_dir)
     for report in reports:
-        add_to_card(report, args)
+        if report.name in ours:
+            add_to_card(report, args)
     print(f"the report is {Path(args.output_dir) / 'report.html'}")
 
 
@@ -165,6 +159,12 @@ def parse_baselines(text: str) -> list[str]:
     if unknown := [name for name in names if name not in BASELINES]:
         raise ValueError(f"--baselines takes {', '.join(BASELINES)} or none; got {', '.join(unknown)}")
     return names
+
+
+def check_names(names: list[str]) -> None:
+    files = [file_name(name) for name in names]
+    if repeated := [name for name, file in zip(names, files, strict=True) if files.count(file) > 1]:
+        raise ValueError(f"models and baselines need names of their own in the report; got {', '.join(repeated)}")
 
 
 def parse_protocols(text: str) -> list[dict]:
@@ -177,8 +177,7 @@ def parse_protocols(text: str) -> list[dict]:
 
 
 def describe_protocol(evaluator: Evaluator) -> str:
-    options = asdict(evaluator) if type(evaluator).__dataclass_fields__ else {}
-    text = ", ".join(f"{name} {value}" for name, value in options.items())
+    text = ", ".join(f"{name} {value}" for name, value in asdict(evaluator).items())
     return evaluator.type + (f" ({text})" if text else "")
 
 
@@ -191,13 +190,13 @@ def load_split(args: EvaluationArguments, split: str) -> Split:
         label_column=args.label_column_name,
     )
     if "label" not in dataset.column_names:
-        return Split(dataset, None)
+        return Split(split, dataset, None)
     labels = dataset.select_columns("label")[:]["label"]
     if missing := sum(label is None or label < 0 for label in labels):
         raise ValueError(
             f"{missing} of the {len(labels)} images of the split {split!r} have no label: leave them out of the dataset"
         )
-    return Split(dataset, torch.tensor(labels))
+    return Split(split, dataset, torch.tensor(labels))
 
 
 def check_class_names(train: datasets.Dataset, test: datasets.Dataset, args: EvaluationArguments) -> None:
@@ -211,14 +210,14 @@ def check_class_names(train: datasets.Dataset, test: datasets.Dataset, args: Eva
 
 
 def load_models(names: list[str], baselines: list[str], pooling: str | None):
-    """Yields name, model and image processor, one model after the other; the baselines first."""
+    """Yields name, model and image processor, one model after the other; the baselines last."""
+    for name in names:
+        yield name, *load_feature_model(name, pooling)
+    if "untrained" in baselines:
+        model, image_processor = load_feature_model(names[0], pooling)
+        yield "untrained", untrained_model(model), image_processor
     if "pixels" in baselines:
         yield "pixels", *pixel_baseline()
-    for number, name in enumerate(names):
-        model, image_processor = load_feature_model(name, pooling)
-        if number == 0 and "untrained" in baselines:
-            yield "untrained", untrained_model(model), image_processor
-        yield name, model, image_processor
 
 
 def chance_levels(evaluators: list[Evaluator], labels: Tensor | None) -> dict[str, float]:
@@ -247,130 +246,30 @@ def evaluate(name: str, evaluators: list[Evaluator], train: Split, test: Split) 
     return report
 
 
-def draw_features(
-    report: ModelReport,
-    folder: Path,
-    evaluators: list[Evaluator],
-    train: Split,
-    test: Split,
-    class_names: list[str] | None,
-    map_method: str,
+def draw_pictures(
+    report: ModelReport, model, image_processor, evaluators: list[Evaluator], train: Split, test: Split, args
 ) -> dict[str, Path]:
-    features, labels = test.features()
-    rows = test.readable_images()
-    drawn = {}
-
-    def path(kind: str) -> Path:
-        return folder / f"{file_name(report.name)}-{kind}.png"
-
-    try:
-        some = torch.linspace(0, len(features) - 1, min(len(features), NUM_MAPPED_IMAGES)).long()
-        points = project_embeddings(features[some], map_method)
-        plot_embedding_map(
-            points,
-            path("map"),
-            labels=None if labels is None else labels[some].tolist(),
-            class_names=class_names,
-            images=LazyImages(test.dataset, rows[some].tolist()),
-        )
-        drawn[f"Map of {len(some)} images ({'t-SNE' if map_method == 'tsne' else 'UMAP'})"] = path("map")
-    except ValueError as error:
-        print(f"  no map of images: {error}")
-
-    if len(features) > 1:
-        draw_neighbors(features, labels, rows.tolist(), test.dataset, class_names, path("neighbors"))
-        drawn["Nearest neighbours by cosine similarity"] = path("neighbors")
-
+    prefix = picture_prefix(report, args)
+    class_names = getattr(test.dataset.features.get("label"), "names", None)
+    features = test.features()
+    images = RowImages(test.dataset, readable_rows(test.embeddings).nonzero().flatten().tolist())
+    drawn = draw_feature_pictures(features, images, prefix, class_names=class_names, map_method=args.map_method)
     for evaluator in evaluators:
         if isinstance(evaluator, KNNEvaluator):
-            bank, bank_labels = train.features()
-            num_classes = int(max(bank_labels.max(), labels.max())) + 1
+            bank, labels = train.features()
+            num_classes = int(max(labels.max(), features.labels.max())) + 1
             k = min(evaluator.k, len(bank))
-            scores = knn_classify(bank, bank_labels, features, num_classes, k, evaluator.temperature)
-            plot_confusion_matrix(labels, scores.argmax(dim=1), path("confusion"), class_names=class_names)
-            drawn[f"Confusion matrix of kNN (k {k}), % of a class"] = path("confusion")
+            scores = knn_classify(bank, labels, features.features, num_classes, k, evaluator.temperature)
+            path = Path(f"{prefix}-confusion.png")
+            plot_confusion_matrix(features.labels, scores.argmax(dim=1), path, class_names=class_names)
+            drawn[f"Confusion matrix of kNN (k {k}), % of a class"] = path
+    if hasattr(model, "backbone"):
+        examples = choose_examples(features.labels, len(images), NUM_PATCH_PICTURES)
+        drawn |= draw_patch_pictures(model, image_processor, [images[index] for index in examples], prefix)
     return drawn
 
 
-def draw_neighbors(
-    features: Tensor,
-    labels: Tensor | None,
-    rows: list[int],
-    dataset: datasets.Dataset,
-    class_names: list[str] | None,
-    path: Path,
-) -> None:
-    queries = choose_queries(labels, len(features))
-    vectors = normalize(features)
-    similarities = vectors[queries] @ vectors.T
-    similarities[torch.arange(len(queries)), queries] = -torch.inf  # an image is no neighbour of its own
-    nearest = similarities.topk(min(NUM_QUERIES, len(features) - 1))
-    images = LazyImages(dataset, rows)
-
-    def name(index: int) -> str:
-        if labels is None:
-            return ""
-        return str(int(labels[index])) if class_names is None else class_names[int(labels[index])]
-
-    found = nearest.indices.tolist()
-    plot_neighbors(
-        [images[query] for query in queries],
-        [[images[index] for index in row] for row in found],
-        path,
-        query_titles=[f"query\n{name(query)}" for query in queries],
-        titles=[
-            [f"{value:.3f}\n{name(index)}" for value, index in zip(values, row, strict=True)]
-            for values, row in zip(nearest.values.tolist(), found, strict=True)
-        ],
-        correct=None
-        if labels is None
-        else [
-            [bool(labels[index] == labels[query]) for index in row] for query, row in zip(queries, found, strict=True)
-        ],
-    )
-
-
-def choose_queries(labels: Tensor | None, count: int) -> list[int]:
-    """The first image of each class, or images from all over the dataset."""
-    if labels is None:
-        return torch.linspace(0, count - 1, min(count, NUM_QUERIES)).long().tolist()
-    classes = labels.unique()
-    chosen = classes[torch.linspace(0, len(classes) - 1, min(len(classes), NUM_QUERIES)).long()]
-    return [int((labels == label).nonzero()[0]) for label in chosen]
-
-
-def draw_patches(report: ModelReport, folder: Path, model, image_processor, test: Split, device) -> dict[str, Path]:
-    rows = test.readable_images().tolist()
-    labels = None if test.labels is None else test.labels[rows]
-    images = LazyImages(test.dataset, rows)
-    chosen = [images[index] for index in choose_queries(labels, len(rows))[:NUM_PATCH_PICTURES]]
-    pixel_values = image_processor(chosen, return_tensors="pt")["pixel_values"]
-    mean, std = getattr(image_processor, "image_mean", None), getattr(image_processor, "image_std", None)
-    if mean is None:  # timm's processor keeps them in its own configuration
-        mean, std = (image_processor.pretrained_cfg[name] for name in ("mean", "std"))
-    shown = Normalize(mean, std).denormalize(pixel_values)
-    drawn = {}
-    kinds = {
-        "Attention of the class token in the last layer": ("attention", class_attention, plot_attention),
-        "First three principal components of the patches' features": (
-            "patches",
-            patch_components,
-            plot_patch_components,
-        ),
-    }
-    for caption, (kind, compute, plot) in kinds.items():
-        path = folder / f"{file_name(report.name)}-{kind}.png"
-        try:
-            plot(shown, compute(model, pixel_values.to(device)), path)
-            drawn[caption] = path
-        except ValueError as error:
-            print(f"  no picture of {kind}: {error}")
-    return drawn
-
-
-def draw_curves(
-    report: ModelReport, folder: Path, args: EvaluationArguments, levels: dict[str, dict[str, float]]
-) -> dict[str, Path]:
+def draw_curves(report: ModelReport, args: EvaluationArguments, levels: dict[str, dict[str, float]]) -> dict[str, Path]:
     """The curves of the run that made a model, if it was evaluated on the same images."""
     metrics, recipe = (Path(report.name) / name for name in ("metrics.jsonl", "recipe.yaml"))
     if not metrics.exists() or not recipe.exists():
@@ -379,38 +278,25 @@ def draw_curves(
     same = {"dataset_name": args.dataset_name, "train_split": args.train_split, "eval_split": args.eval_split}
     if any(training.get(name) != value for name, value in same.items()):
         return {}
-    path = folder / f"{file_name(report.name)}-curves.png"
+    path = Path(f"{picture_prefix(report, args)}-curves.png")
     plot_training_curves(metrics, path, levels)
     return {"Curves of the run that made it": path}
 
 
 def add_to_card(report: ModelReport, args: EvaluationArguments) -> None:
-    card, config = (Path(report.name) / name for name in ("README.md", "config.json"))
-    if report.name in BASELINES or not card.is_file() or not is_ours(config):
-        return
+    card = Path(report.name) / "README.md"
     results = build_eval_results(report.metrics, args.dataset_name, args.eval_split)
-    if results:
+    if results and card.is_file():
         add_eval_results(card, results)
         print(f"{card} has the results {', '.join(result.metric_name for result in results)}")
 
 
-def is_ours(config: Path) -> bool:
-    from ssl_hub.registry import ALGORITHMS
-
-    return config.is_file() and json.loads(config.read_text()).get("model_type") in ALGORITHMS
+def features_folder(args: EvaluationArguments, name: str, split: Split) -> Path:
+    return Path(args.output_dir) / "features" / f"{file_name(name)}-{file_name(split.name)}"
 
 
-class LazyImages:
-    """Images of some rows of a dataset, each decoded when it is asked for."""
-
-    def __init__(self, dataset: datasets.Dataset, rows: list[int]):
-        self.dataset, self.rows = dataset, rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> Image.Image:
-        return decode_image(self.dataset[self.rows[index]]["image"])
+def picture_prefix(report: ModelReport, args: EvaluationArguments) -> str:
+    return f"{args.output_dir}/pictures/{file_name(report.name)}"
 
 
 def file_name(name: str) -> str:

@@ -52,11 +52,11 @@ def plot_training_curves(
         steps, values = _points(series)
         axes.plot(steps, [100 * value for value in values] if metric.percent else values, color="C2", marker="o")
         axes.set(title=metric.title, xlabel="step", ylabel="%" if metric.percent else "")
-        known = {label: values[name] for label, values in (levels or {}).items() if name in values}
-        for number, (label, value) in enumerate(known.items()):
-            style = {"color": f"C{3 + number}", "linestyle": "--", "linewidth": 1}
-            axes.axhline(100 * value if metric.percent else value, label=label, **style)
-        if known:
+        for number, (label, known) in enumerate((levels or {}).items()):
+            if name in known:
+                level = 100 * known[name] if metric.percent else known[name]
+                axes.axhline(level, label=label, color=f"C{3 + number}", linestyle="--", linewidth=1)
+        if axes.get_legend_handles_labels()[1]:
             axes.legend()
     for axes in panels:
         axes.grid(alpha=0.3)

@@ -1,6 +1,7 @@
 """Pictures of the numbers of an evaluation."""
 
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -94,7 +95,8 @@ def plot_comparison(
         axes.set_yticks(range(len(models)), labels, parse_math=False)
         axes.set_ylim(len(models) - 0.4, -1.0)
         axes.margins(x=0.22)
-        axes.set_title(f"{metric.title} {'↑' if metric.higher_is_better else '↓'}", fontsize=10, wrap=True)
+        title = f"{metric.title} {'↑' if metric.higher_is_better else '↓'}"
+        axes.set_title(textwrap.fill(title, 40), fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, format="png", dpi=_DPI)
 
