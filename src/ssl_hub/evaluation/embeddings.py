@@ -212,7 +212,7 @@ class _ShardWriter:
 
     def _columns(self, batch: dict, rows: range, known: Tensor) -> dict:
         names = self.file_names[rows.start : rows.stop]["image.path"]
-        columns = {
+        columns: dict = {
             "file_name": [name or f"row {row}" for name, row in zip(names, rows, strict=True)],
             "index": np.array(rows),
             "readable": np.isin(np.arange(len(rows)), known),

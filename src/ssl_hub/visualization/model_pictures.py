@@ -100,12 +100,11 @@ def draw_patch_pictures(
         The PNG files by caption. A picture that the model does not allow is left out, with a warning.
     """
     pixel_values = image_processor(list(images), return_tensors="pt")["pixel_values"]
-    # timm's processor keeps the statistics in its own configuration.
-    statistics = getattr(image_processor, "pretrained_cfg", None) or {
-        "mean": image_processor.image_mean,
-        "std": image_processor.image_std,
-    }
-    shown = Normalize(statistics["mean"], statistics["std"]).denormalize(pixel_values)
+    if hasattr(image_processor, "data_config"):  # timm's
+        mean, std = image_processor.data_config["mean"], image_processor.data_config["std"]
+    else:
+        mean, std = image_processor.image_mean, image_processor.image_std
+    shown = Normalize(mean, std).denormalize(pixel_values)
     pixel_values = pixel_values.to(next(model.parameters()).device)
     drawn = {}
     try:

@@ -34,17 +34,31 @@ def class_attention(model: nn.Module, pixel_values: Tensor) -> Tensor:
     if layout.num_prefix_tokens == 0:
         raise ValueError(f"{name} has no class token, so there is no attention of one to draw")
     try:
-        model.set_attn_implementation("eager")
-        attentions = model(pixel_values, output_attentions=True).attentions
+        attention = _last_attention(model, pixel_values)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} does not tell its attention: {error}") from error
-    if not attentions or attentions[-1] is None or attentions[-1].ndim != 4:
-        raise ValueError(f"{name} does not tell its attention")
-    from_class_token = attentions[-1][:, :, 0, layout.num_prefix_tokens :]
+    if attention is None or attention.ndim != 4:
+        raise ValueError(f"{name} does not tell its attention, one map a head")
+    from_class_token = attention[:, :, 0, layout.num_prefix_tokens :]
     side = round(from_class_token.shape[-1] ** 0.5)
     if side**2 != from_class_token.shape[-1]:
         raise ValueError(f"the attention of {name} is over {from_class_token.shape[-1]} patches, which are no square")
     return from_class_token.unflatten(-1, (side, side)).float().cpu()
+
+
+def _last_attention(model: nn.Module, pixel_values: Tensor) -> Tensor | None:
+    timm_model = getattr(model.backbone, "timm_model", None)
+    if timm_model is None:
+        model.set_attn_implementation("eager")
+        attentions = model(pixel_values, output_attentions=True).attentions
+        return attentions[-1] if attentions else None
+    from timm.utils import AttentionExtract  # timm takes a while to import
+
+    for module in timm_model.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = False
+    attentions = AttentionExtract(timm_model, mode="eval", method="hook")(pixel_values)
+    return list(attentions.values())[-1] if attentions else None
 
 
 @torch.no_grad()
