@@ -18,7 +18,7 @@ from pathlib import Path
 import datasets
 import torch
 import yaml
-from accelerate import PartialState
+from accelerate import Accelerator
 from torch import Tensor
 from transformers import HfArgumentParser
 from transformers.utils.logging import disable_progress_bar
@@ -108,7 +108,7 @@ def main():
         has_train_labels=train.labels is not None,
     )
     splits = [test, train] if any(evaluator.needs_train_features for evaluator in evaluators) else [test]
-    state = PartialState()
+    accelerator = Accelerator()
     for name, model, image_processor in load_models(args.model_name_or_path, baselines, args.pooling):
         for split in splits:
             extract_embeddings(
@@ -118,9 +118,8 @@ def main():
                 features_folder(args, name, split),
                 batch_size=args.per_device_eval_batch_size,
                 num_workers=args.dataloader_num_workers,
-                device=state.device,
             )
-    if not state.is_main_process:
+    if not accelerator.is_main_process:
         return
 
     # Only now, as the other processes would not wait for a protocol that takes long.

@@ -14,7 +14,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from accelerate import PartialState
+from accelerate import Accelerator
 from datasets import disable_progress_bars
 from transformers import HfArgumentParser
 from transformers.utils.logging import disable_progress_bar
@@ -65,7 +65,7 @@ def main():
     args = HfArgumentParser(ExtractionArguments, allow_abbrev=False).parse_args_into_dataclasses()[0]
     disable_progress_bar()
     disable_progress_bars()
-    state = PartialState()
+    accelerator = Accelerator()
     # What is cheap to find out comes before the extraction.
     query = None if args.neighbors is None else decode_image({"bytes": None, "path": args.neighbors})
     dataset = load_image_dataset(
@@ -90,9 +90,8 @@ def main():
         rows_per_shard=args.rows_per_shard,
         dtype=args.dtype,
         with_patch_tokens=args.patch_tokens,
-        device=state.device,
     )
-    if not state.is_main_process:
+    if not accelerator.is_main_process:
         return
     unreadable = (~readable_rows(embeddings)).nonzero().flatten().tolist()
     print(
@@ -109,11 +108,11 @@ def main():
         embeddings.save_faiss_index("embedding", file)
         print(f"the index is {file}")
     if query is not None:
-        show_neighbors(args, query, model, image_processor, dataset, embeddings, state.device)
+        show_neighbors(args, query, model, image_processor, dataset, embeddings)
 
 
-def show_neighbors(args, query, model, image_processor, dataset, embeddings, device):
-    embedding = embed_image(model, image_processor, query, device)
+def show_neighbors(args, query, model, image_processor, dataset, embeddings):
+    embedding = embed_image(model, image_processor, query)
     neighbors = nearest_neighbors(embeddings, embedding, args.num_neighbors)
     class_names = getattr(dataset.features.get("label"), "names", None)
     titles = []

@@ -10,12 +10,13 @@ from pathlib import Path
 import datasets
 import numpy as np
 import torch
-from accelerate import PartialState
+from accelerate import Accelerator
 from datasets.arrow_writer import ArrowWriter
 from PIL import Image
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import BaseImageProcessor
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ..data.loading import build_eval_loader
 from .pretrained import patch_tokens
@@ -45,7 +46,6 @@ def extract_embeddings(
     rows_per_shard: int = 4096,
     dtype: str = "float32",
     with_patch_tokens: bool = False,
-    device: torch.device | str = "cpu",
 ) -> datasets.Dataset:
     """Writes the embedding of every image of a dataset, row by row, to a folder that `datasets.load_from_disk` reads.
 
@@ -63,7 +63,7 @@ def extract_embeddings(
 
     Args:
         model: `model(pixel_values).pooler_output` must be `(B, D)`; for patch tokens one of `load_feature_model`. It is
-            put in eval mode.
+            put in eval mode and on the process' device.
         dataset: what `load_image_dataset` returned, not streamed.
         output_dir: must not exist, or hold the same extraction.
         batch_size: images a forward pass. The last digits of an embedding can depend on it, not on the number of
@@ -84,8 +84,8 @@ def extract_embeddings(
         )
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}")
-    state, output_dir = PartialState(), Path(output_dir).absolute()
-    model = model.to(device).eval()
+    accelerator, output_dir = Accelerator(), Path(output_dir).absolute()
+    model = model.to(accelerator.device).eval()
     settings = {
         "model": _digest(model, image_processor),
         "dataset": dataset._fingerprint,
@@ -99,23 +99,21 @@ def extract_embeddings(
     if output_dir.exists():
         _check_settings(output_dir, settings)
     else:
-        with state.main_process_first():
-            _begin(shards_dir, settings, state.is_main_process)
-        writer = _ShardWriter(
-            model, image_processor, dataset, batch_size, num_workers, dtype, with_patch_tokens, device
-        )
+        with accelerator.main_process_first():
+            _begin(shards_dir, settings, accelerator.is_main_process)
+        writer = _ShardWriter(model, image_processor, dataset, batch_size, num_workers, dtype, with_patch_tokens)
         starts = range(0, len(dataset), rows_per_shard)
         shards = {shards_dir / f"rows-{start:010d}.arrow": start for start in starts}
         missing = [(path, start) for path, start in shards.items() if not path.exists()]
-        state.wait_for_everyone()  # or one process would find what another has written since
-        mine = missing[state.process_index :: state.num_processes]
-        for path, start in tqdm(mine, desc="embedding", unit="shard", disable=not state.is_main_process):
+        accelerator.wait_for_everyone()  # or one process would find what another has written since
+        mine = missing[accelerator.process_index :: accelerator.num_processes]
+        for path, start in tqdm(mine, desc="embedding", unit="shard", disable=not accelerator.is_main_process):
             writer.write(path, range(start, min(start + rows_per_shard, len(dataset))))
-        state.wait_for_everyone()
-        if state.is_main_process:
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
             _put_together(list(shards), output_dir, settings)
             shutil.rmtree(shards_dir)
-        state.wait_for_everyone()
+        accelerator.wait_for_everyone()
     return datasets.load_from_disk(str(output_dir))
 
 
@@ -167,23 +165,22 @@ def nearest_neighbors(embeddings: datasets.Dataset, query: Tensor, k: int) -> li
 
 
 @torch.no_grad()
-def embed_image(
-    model: nn.Module, image_processor: BaseImageProcessor, image: Image.Image, device: torch.device | str = "cpu"
-) -> Tensor:
-    """The embedding `(D,)`, float32 on the CPU, of an RGB image."""
-    pixel_values = image_processor([image], return_tensors="pt")["pixel_values"].to(device)
-    return model.to(device).eval()(pixel_values).pooler_output[0].float().cpu()
+def embed_image(model: nn.Module, image_processor: BaseImageProcessor, image: Image.Image) -> Tensor:
+    """The embedding `(D,)`, float32 on the CPU, of an RGB image; the model is put in eval mode."""
+    return (
+        _run(model.eval(), image_processor([image], return_tensors="pt")["pixel_values"]).pooler_output[0].float().cpu()
+    )
 
 
 class _ShardWriter:
     """Embeds ranges of rows, each into a file of its own."""
 
-    def __init__(self, model, image_processor, dataset, batch_size, num_workers, dtype, with_patch_tokens, device):
-        self.model, self.image_processor, self.dataset, self.device = model, image_processor, dataset, device
+    def __init__(self, model, image_processor, dataset, batch_size, num_workers, dtype, with_patch_tokens):
+        self.model, self.image_processor, self.dataset = model, image_processor, dataset
         self.batch_size, self.num_workers, self.dtype = batch_size, num_workers, dtype
         self.with_patch_tokens = with_patch_tokens
         # The shapes are those of any image: the first ones of the dataset may be unreadable.
-        outputs = self._run(image_processor([Image.new("RGB", (64, 64))], return_tensors="pt")["pixel_values"])
+        outputs = self._outputs(image_processor([Image.new("RGB", (64, 64))], return_tensors="pt")["pixel_values"])
         if outputs["embedding"].ndim != 2:
             raise ValueError(f"the features have the shape {outputs['embedding'].shape}, expected (batch, dimensions)")
         self.columns = {name: values.shape[1:] for name, values in outputs.items()}
@@ -222,7 +219,7 @@ class _ShardWriter:
         for name, shape in self.columns.items():
             columns[name] = np.zeros((len(rows), *shape), self.dtype)
         if len(known) > 0:
-            outputs = self._run(batch["pixel_values"])
+            outputs = self._outputs(batch["pixel_values"])
             for name in self.columns:
                 with np.errstate(over="ignore"):
                     values = outputs[name].astype(self.dtype)
@@ -235,13 +232,18 @@ class _ShardWriter:
         # A list of rows: the writer takes a plain list for a column of arrays of a fixed shape.
         return {name: list(values) for name, values in columns.items()}
 
-    @torch.no_grad()
-    def _run(self, pixel_values: Tensor) -> dict[str, np.ndarray]:
-        outputs = self.model(pixel_values.to(self.device))
+    def _outputs(self, pixel_values: Tensor) -> dict[str, np.ndarray]:
+        outputs = _run(self.model, pixel_values)
         found = {"embedding": outputs.pooler_output.float().cpu().numpy()}
         if self.with_patch_tokens:
             found["patch_tokens"] = patch_tokens(self.model, outputs.last_hidden_state).float().cpu().numpy()
         return found
+
+
+@torch.no_grad()
+def _run(model: nn.Module, pixel_values: Tensor) -> BaseModelOutputWithPooling:
+    parameter = next(model.parameters(), None)  # the baseline of pixels has none
+    return model(pixel_values if parameter is None else pixel_values.to(parameter.device))
 
 
 def _digest(model: nn.Module, image_processor: BaseImageProcessor) -> str:

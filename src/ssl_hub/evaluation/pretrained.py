@@ -10,7 +10,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from ..configuration_utils import SSLConfig
 from ..data.processing import build_image_processor
 from ..modeling_utils import SSLModel
-from ..modules.backbones import build_backbone, drop_trained_pooler, feature_map, run_backbone
+from ..modules.backbones import backbone_layout, build_backbone, drop_trained_pooler, feature_map, run_backbone
 
 
 class BackboneFeatures(nn.Module):
@@ -22,11 +22,15 @@ class BackboneFeatures(nn.Module):
     Args:
         backbone: any vision model of transformers, or timm's inside of `TimmWrapperModel`.
         pooling: as in [`run_backbone`].
+
+    Raises:
+        ValueError: the model does not make features of images.
     """
 
     def __init__(self, backbone: PreTrainedModel, pooling: str = "cls"):
         super().__init__()
         drop_trained_pooler(backbone)
+        backbone_layout(backbone)
         self.backbone, self.pooling = backbone, pooling
 
     @property
