@@ -127,7 +127,11 @@ DIGITS = [str(i) for i in range(10)]
 @pytest.mark.parametrize(
     ("example", "options", "message"),
     [
-        ("extract_features.py", {"num_neighbors": 31, "neighbors": "query.png"}, "--num_neighbors must be from 1 to 30"),
+        (
+            "extract_features.py",
+            {"num_neighbors": 31, "neighbors": "query.png"},
+            "--num_neighbors must be from 1 to 30",
+        ),
         ("extract_features.py", {"neighbors": "none.png"}, "none.png"),
         ("extract_features.py", {"model_name_or_path": "no/such/model"}, "'no/such/model' cannot be loaded"),
         ("extract_features.py", {"output_dir": "some"}, "some exists and holds no embeddings"),

@@ -52,7 +52,16 @@ def test_the_page_is_complete_and_escaped(report, tmp_path):
     assert "script" not in page.tags and page.tags.count("img") == 2
     assert all(source.startswith("data:image/png;base64,") for source in page.sources)
     assert "http" not in text and "url(" not in text
-    for shown in (EVIL, f"map of {EVIL}", f"a note with {EVIL}", "kNN accuracy ↑", "75.00%", "50.00%", "10.00%", "3.25"):
+    for shown in (
+        EVIL,
+        f"map of {EVIL}",
+        f"a note with {EVIL}",
+        "kNN accuracy ↑",
+        "75.00%",
+        "50.00%",
+        "10.00%",
+        "3.25",
+    ):
         assert shown in page.texts, shown
 
 
@@ -61,7 +70,10 @@ def test_the_text_and_the_numbers(report, tmp_path):
     text = (tmp_path / "report.md").read_text()
     assert "<script" not in text and "](pictures/map.png)" in text and "](pictures/chart.png)" in text
     rows = [line for line in text.splitlines() if line.startswith("|")]
-    assert rows[2:] == ["| kNN accuracy ↑ | **75.00%** | 50.00% | 10.00% |", "| RankMe (effective rank) ↑ | 3.25 |  |  |"]
+    assert rows[2:] == [
+        "| kNN accuracy ↑ | **75.00%** | 50.00% | 10.00% |",
+        "| RankMe (effective rank) ↑ | 3.25 |  |  |",
+    ]
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["models"] == {EVIL: {"knn_accuracy": 0.75, "rankme": 3.25}, "pixels": {"knn_accuracy": 0.5}}
     assert results["chance"] == {"knn_accuracy": 0.1}

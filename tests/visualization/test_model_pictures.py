@@ -76,7 +76,10 @@ def test_map_draws_every_image_once(tmp_path, figure):
         (lambda: plot_embedding_map(np.zeros((3, 2)), "x.png", labels=[0]), "3 points and 1 labels"),
         (lambda: plot_neighbors([], [], "x.png"), "0 queries and 0 rows"),
         (lambda: plot_neighbors([1], [[2, 3]], "x.png", titles=[["a"]]), "titles must have a row for each query"),
-        (lambda: plot_confusion_matrix(torch.zeros(2), torch.zeros(3), "x.png"), r"labels \(2,\) and predictions \(3,\)"),
+        (
+            lambda: plot_confusion_matrix(torch.zeros(2), torch.zeros(3), "x.png"),
+            r"labels \(2,\) and predictions \(3,\)",
+        ),
         (lambda: plot_comparison({"a": {}}, "x.png"), "there is no result to draw"),
         (lambda: plot_attention(torch.zeros(2, 3, 8, 8), torch.zeros(1, 2, 2, 2), "x.png"), "for 2 images"),
         (lambda: plot_patch_components(torch.zeros(2, 3, 8, 8), torch.zeros(2, 2, 2, 1), "x.png"), "colours have"),
