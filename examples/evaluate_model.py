@@ -9,7 +9,6 @@ our models gets the results too. Features are extracted on all processes and kep
 an evaluation that was stopped resumes, and one with other protocols begins with them.
 """
 
-import logging
 import re
 import sys
 from dataclasses import asdict, dataclass, field
@@ -23,15 +22,16 @@ from torch import Tensor
 from transformers import HfArgumentParser
 from transformers.utils.logging import disable_progress_bar
 
-from ssl_hub.data.datasets import load_image_dataset
+from ssl_hub.data.datasets import load_image_dataset, match_labels
 from ssl_hub.evaluation.base import LabelledFeatures
 from ssl_hub.evaluation.embeddings import extract_embeddings, readable_rows
 from ssl_hub.evaluation.evaluators import Evaluator, build_evaluators, describe_metrics
+from ssl_hub.evaluation.feature_models import load_feature_model, pixel_baseline, untrained_model
 from ssl_hub.evaluation.knn import KNNEvaluator, knn_classify
-from ssl_hub.evaluation.pretrained import load_feature_model, pixel_baseline, untrained_model
 from ssl_hub.hub.evaluation_report import EvaluationReport, ModelReport
 from ssl_hub.hub.model_card import add_eval_results, build_eval_results
 from ssl_hub.modeling_utils import SSLModel
+from ssl_hub.printing import printable_lines, set_up_logging
 from ssl_hub.visualization.curves import plot_training_curves
 from ssl_hub.visualization.model_pictures import (
     RowImages,
@@ -94,14 +94,15 @@ class Split:
 
 
 def main():
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    set_up_logging()
     args = HfArgumentParser(EvaluationArguments, allow_abbrev=False).parse_args_into_dataclasses()[0]
     disable_progress_bar()
     datasets.disable_progress_bars()
     baselines = parse_baselines(args.baselines)
     check_names([*args.model_name_or_path, *baselines])
-    train, test = (load_split(args, split) for split in (args.train_split, args.eval_split))
-    check_class_names(train.dataset, test.dataset, args)
+    train_dataset, test_dataset = (load_split(args, split) for split in (args.train_split, args.eval_split))
+    train = split_of(args.train_split, train_dataset)
+    test = split_of(args.eval_split, match_labels(test_dataset, train_dataset))
     evaluators = build_evaluators(
         parse_protocols(args.protocols),
         has_eval_labels=test.labels is not None,
@@ -180,32 +181,19 @@ def describe_protocol(evaluator: Evaluator) -> str:
     return evaluator.type + (f" ({text})" if text else "")
 
 
-def load_split(args: EvaluationArguments, split: str) -> Split:
-    dataset = load_image_dataset(
+def load_split(args: EvaluationArguments, split: str) -> datasets.Dataset:
+    return load_image_dataset(
         args.dataset_name,
         split,
         config_name=args.dataset_config_name,
         image_column=args.image_column_name,
         label_column=args.label_column_name,
     )
-    if "label" not in dataset.column_names:
-        return Split(split, dataset, None)
-    labels = dataset.select_columns("label")[:]["label"]
-    if missing := sum(label is None or label < 0 for label in labels):
-        raise ValueError(
-            f"{missing} of the {len(labels)} images of the split {split!r} have no label: leave them out of the dataset"
-        )
-    return Split(split, dataset, torch.tensor(labels))
 
 
-def check_class_names(train: datasets.Dataset, test: datasets.Dataset, args: EvaluationArguments) -> None:
-    names = [getattr(dataset.features.get("label"), "names", None) for dataset in (train, test)]
-    if None not in names and names[0] != names[1]:
-        different = sorted(set(names[0]) ^ set(names[1])) or names[0]
-        raise ValueError(
-            f"the classes of {args.train_split!r} and {args.eval_split!r} differ, so that their labels do not mean the same: "
-            f"{', '.join(different[:5])}"
-        )
+def split_of(name: str, dataset: datasets.Dataset) -> Split:
+    has_labels = "label" in dataset.column_names
+    return Split(name, dataset, torch.tensor(dataset["label"][:]) if has_labels else None)
 
 
 def load_models(names: list[str], baselines: list[str], pooling: str | None):
@@ -228,12 +216,23 @@ def chance_levels(evaluators: list[Evaluator], labels: Tensor | None) -> dict[st
     return {name: float(labels.bincount().max() / len(labels)) for name in names}
 
 
+def train_sample(evaluator: Evaluator, features: LabelledFeatures | None) -> LabelledFeatures | None:
+    """The training features that a protocol takes; of those that want a sample, the same one each time."""
+    if not evaluator.needs_train_features:
+        return None
+    size = evaluator.max_train_samples
+    if size is None or size >= len(features.features):
+        return features
+    chosen = torch.randperm(len(features.features), generator=torch.Generator().manual_seed(0))[:size].sort().values
+    return LabelledFeatures(features.features[chosen], None if features.labels is None else features.labels[chosen])
+
+
 def evaluate(name: str, evaluators: list[Evaluator], train: Split, test: Split) -> ModelReport:
     features = test.features()
     train_features = train.features() if train.embeddings is not None else None
     report = ModelReport(name, {})
     for evaluator in evaluators:
-        found = evaluator.evaluate(features, train_features if evaluator.needs_train_features else None)
+        found = evaluator.evaluate(features, train_sample(evaluator, train_features))
         report.metrics |= found
         if (warning := evaluator.warning(found)) is not None:
             report.notes.append(warning)
@@ -255,7 +254,7 @@ def draw_pictures(
     drawn = draw_feature_pictures(features, images, prefix, class_names=class_names, map_method=args.map_method)
     for evaluator in evaluators:
         if isinstance(evaluator, KNNEvaluator):
-            bank, labels = train.features()
+            bank, labels = train_sample(evaluator, train.features())
             num_classes = int(max(labels.max(), features.labels.max())) + 1
             k = min(evaluator.k, len(bank))
             scores = knn_classify(bank, labels, features.features, num_classes, k, evaluator.temperature)
@@ -306,4 +305,4 @@ if __name__ == "__main__":
     try:
         main()
     except (ValueError, OSError) as error:  # user errors
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {printable_lines(error)}")

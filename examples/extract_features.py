@@ -9,7 +9,6 @@ columns file_name, index, label, readable and embedding. An extraction that was 
 one that is complete is not repeated.
 """
 
-import logging
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,7 @@ from transformers.utils.logging import disable_progress_bar
 
 import ssl_hub  # noqa: F401 - registers the algorithms
 from ssl_hub.data.datasets import load_image_dataset
-from ssl_hub.data.images import UnreadableImageError, decode_image
+from ssl_hub.data.images import decode_image
 from ssl_hub.evaluation.embeddings import (
     DTYPES,
     add_index,
@@ -30,8 +29,10 @@ from ssl_hub.evaluation.embeddings import (
     nearest_neighbors,
     readable_rows,
 )
-from ssl_hub.evaluation.pretrained import load_feature_model
+from ssl_hub.evaluation.feature_models import load_feature_model
+from ssl_hub.printing import name_some, printable, printable_lines, set_up_logging
 from ssl_hub.visualization.embeddings import plot_neighbors
+from ssl_hub.visualization.model_pictures import RowImages
 
 
 @dataclass
@@ -61,7 +62,7 @@ class ExtractionArguments:
 
 
 def main():
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    set_up_logging()
     args = HfArgumentParser(ExtractionArguments, allow_abbrev=False).parse_args_into_dataclasses()[0]
     disable_progress_bar()
     disable_progress_bars()
@@ -98,7 +99,7 @@ def main():
         f"{len(embeddings)} features of {embeddings.features['embedding'].length} dimensions are in {args.output_dir}"
     )
     if unreadable:
-        names = ", ".join(embeddings.select_columns("file_name")[unreadable[:5]]["file_name"])
+        names = name_some(embeddings.select_columns("file_name")[unreadable[:6]]["file_name"])
         print(f"{len(unreadable)} images cannot be read; their rows are marked, and zero: {names}")
     if query is None and not args.save_index:
         return
@@ -120,9 +121,9 @@ def show_neighbors(args, query, model, image_processor, dataset, embeddings):
     for neighbor in neighbors:
         label = dataset.select_columns("label")[neighbor.index]["label"] if class_names else None
         label = "" if label is None else f"  ({class_names[label]})"
-        print(f"{neighbor.similarity:10.4f}  {neighbor.index:7}  {neighbor.file_name}{label}")
+        print(f"{neighbor.similarity:10.4f}  {neighbor.index:7}  {printable(neighbor.file_name + label)}")
         titles.append(f"{neighbor.similarity:.3f}{label.replace('  ', chr(10))}")
-    images = [decode_image(dataset[neighbor.index]["image"]) for neighbor in neighbors]
+    images = RowImages(dataset, [neighbor.index for neighbor in neighbors])
     plot_neighbors([query], [images], args.neighbors_file, titles=[titles])
     print(f"\nthe picture is {args.neighbors_file}")
 
@@ -130,5 +131,5 @@ def show_neighbors(args, query, model, image_processor, dataset, embeddings):
 if __name__ == "__main__":
     try:
         main()
-    except (ValueError, OSError, UnreadableImageError) as error:  # user errors
-        sys.exit(f"error: {error}")
+    except (ValueError, OSError) as error:  # user errors
+        sys.exit(f"error: {printable_lines(error)}")

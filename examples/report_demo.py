@@ -20,10 +20,11 @@ from ssl_hub.evaluation.features import extract_features
 from ssl_hub.evaluation.knn import knn_accuracy
 from ssl_hub.evaluation.linear_probe import linear_probe_accuracy
 from ssl_hub.pretrained import load_pretrained
-from ssl_hub.printing import printable
+from ssl_hub.printing import printable_lines, set_up_logging
 
 
 def main(folder: Path):
+    set_up_logging()
     disable_progress_bar()
     model = load_pretrained(AutoModel, folder)
     image_processor = load_pretrained(AutoImageProcessor, folder)
@@ -36,8 +37,8 @@ def main(folder: Path):
 
     print(f"\n{'features of the digits':24}{'kNN':>8}{'linear probe':>15}")
     print_row("pixels", [pixels(loader) for loader in loaders])
-    print_row("untrained model", [extract_features(untrained, loader) for loader in loaders])
-    print_row("pretrained model", [extract_features(model, loader) for loader in loaders])
+    print_row("untrained model", [extract_features(untrained, loader)[:2] for loader in loaders])
+    print_row("pretrained model", [extract_features(model, loader)[:2] for loader in loaders])
     print("top-1 accuracy on 360 test digits; 1437 train digits, whose labels only kNN and probe have seen\n")
 
     if (folder / "reconstruction.png").exists():  # of masked-image models
@@ -69,4 +70,4 @@ if __name__ == "__main__":
     try:
         main(Path(sys.argv[1]))
     except (ValueError, OSError) as error:  # user errors
-        sys.exit(f"error: {printable(error)}")
+        sys.exit(f"error: {printable_lines(error)}")

@@ -6,8 +6,8 @@
 `--help` lists the arguments; what the command line leaves out comes from the recipe.
 """
 
-import logging
 import sys
+from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoModelForPreTraining
@@ -15,25 +15,27 @@ from transformers.utils.logging import disable_progress_bar
 
 from ssl_hub.data.datasets import load_image_dataset
 from ssl_hub.hub.publishing import PublishError
+from ssl_hub.pretrained import load_pretrained
+from ssl_hub.printing import printable_lines, set_up_logging
 from ssl_hub.training.arguments import parse_arguments
 from ssl_hub.training.run_log import NonFiniteLossError
 from ssl_hub.training.trainer import SSLTrainer
 
 
 def main():
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    set_up_logging()
     disable_progress_bar()  # the trainer shows one
     recipe, model_args, data_args, args = parse_arguments()
 
     columns = {"image_column": data_args.image_column_name, "label_column": data_args.label_column_name}
-    source = data_args.dataset_name or data_args.train_dir
+    source = data_args.dataset_name or Path(data_args.train_dir)  # a folder is not looked up on the Hub
     config_name = data_args.dataset_config_name
     train_dataset = load_image_dataset(
         source, data_args.train_split, config_name=config_name, streaming=data_args.streaming, **columns
     )
     eval_dataset = None
     if data_args.validation_dir is not None:
-        eval_dataset = load_image_dataset(data_args.validation_dir, **columns)
+        eval_dataset = load_image_dataset(Path(data_args.validation_dir), **columns)
     elif data_args.eval_split is not None:
         eval_dataset = load_image_dataset(source, data_args.eval_split, config_name=config_name, **columns)
 
@@ -42,12 +44,12 @@ def main():
         model = AutoModelForPreTraining.from_config(recipe.build_config(model_args.config_overrides))
     else:
         name, algorithm = model_args.model_name_or_path, recipe.model["model_type"]
-        model_type = AutoConfig.from_pretrained(name).model_type
+        model_type = load_pretrained(AutoConfig, name).model_type
         if model_type != algorithm:
             raise ValueError(
                 f"--model_name_or_path {name} is a {model_type!r}, and recipe {recipe.name} trains {algorithm!r}"
             )
-        model = AutoModelForPreTraining.from_pretrained(name)
+        model = load_pretrained(AutoModelForPreTraining, name)
 
     trainer = SSLTrainer(
         model,
@@ -68,4 +70,4 @@ if __name__ == "__main__":
         main()
     # User errors: a traceback would bury what the message says. Anything else is a bug and keeps its own.
     except (ValueError, OSError, PublishError, NonFiniteLossError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {printable_lines(error)}")

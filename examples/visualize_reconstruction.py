@@ -17,8 +17,9 @@ from ssl_hub import ReconstructionOutput
 from ssl_hub.data.datasets import load_image_dataset
 from ssl_hub.data.loading import build_eval_loader
 from ssl_hub.data.processing import Normalize, build_image_processor
+from ssl_hub.field_types import PositiveInt, Seed, check_fields
 from ssl_hub.pretrained import load_pretrained
-from ssl_hub.printing import printable
+from ssl_hub.printing import printable_lines, set_up_logging
 from ssl_hub.visualization.reconstruction import plot_reconstruction
 
 
@@ -27,19 +28,21 @@ class VisualizationArguments:
     model_name_or_path: str = field(metadata={"help": "A folder that a run or a conversion wrote, or a Hub id."})
     dataset_name: str = field(metadata={"help": "A folder of images, 'digits', or any dataset that pretraining takes."})
     split: str = field(default="train", metadata={"help": "The dataset's split."})
-    num_images: int = field(default=8, metadata={"help": "How many images, the dataset's first."})
-    seed: int = field(default=0, metadata={"help": "Of the masks."})
+    num_images: PositiveInt = field(default=8, metadata={"help": "How many images, the dataset's first."})
+    seed: Seed = field(default=0, metadata={"help": "Of the masks."})
     output_file: str = field(default="reconstruction.png", metadata={"help": "Where the picture goes."})
+
+    def __post_init__(self):
+        check_fields(self, "--")
 
 
 def main():
     args = HfArgumentParser(VisualizationArguments, allow_abbrev=False).parse_args_into_dataclasses()[0]
+    set_up_logging()
     disable_progress_bar()
     model = load_pretrained(AutoModelForPreTraining, args.model_name_or_path).eval()
     config = model.config
     dataset = load_image_dataset(args.dataset_name, args.split)
-    if args.num_images < 1:
-        raise ValueError(f"--num_images must be at least 1; got {args.num_images}")
     dataset = dataset.select(range(min(args.num_images, len(dataset))))
     image_processor = build_image_processor(config.image_size, config.image_mean, config.image_std)
     batch = next(iter(build_eval_loader(dataset, image_processor, batch_size=len(dataset))))
@@ -63,4 +66,4 @@ if __name__ == "__main__":
     try:
         main()
     except (ValueError, OSError, NotImplementedError) as error:  # user errors
-        sys.exit(f"error: {printable(error)}")
+        sys.exit(f"error: {printable_lines(error)}")

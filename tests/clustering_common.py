@@ -181,11 +181,11 @@ class ClusteringTests(AnyBackboneTests):
             model.begin_epoch(Progress(0, 100, 40), lambda extract=None: bad)
 
     def test_values_that_cannot_work(self):
-        with pytest.raises(ValueError, match="num_clusters must be at least 2, got 1"):
+        with pytest.raises(ValueError, match="num_clusters must be a whole number of at least 2, got 1"):
             self.config(num_clusters=1)
-        with pytest.raises(ValueError, match="kmeans_iterations must be positive"):
+        with pytest.raises(ValueError, match="kmeans_iterations must be a whole number of at least 1"):
             self.config(kmeans_iterations=0)
-        with pytest.raises(ValueError, match="class_weight_power must be 0 or more"):
+        with pytest.raises(ValueError, match="class_weight_power must be a number of at least 0"):
             self.config(class_weight_power=-1.0)
 
     def test_the_loss_of_the_original_is_smaller_by_the_number_of_clusters(self):

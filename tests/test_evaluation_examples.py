@@ -16,7 +16,7 @@ from transformers import AutoModel
 from ssl_hub.data.datasets import load_image_dataset
 from ssl_hub.data.images import decode_image
 from ssl_hub.data.processing import build_image_processor
-from ssl_hub.evaluation.pretrained import load_feature_model, untrained_model
+from ssl_hub.evaluation.feature_models import load_feature_model, untrained_model
 from ssl_hub.hub.model_card import build_model_card
 from ssl_hub.hub.publishing import save_for_sharing
 from ssl_hub.training.recipes import load_recipe

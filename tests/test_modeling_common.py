@@ -115,6 +115,24 @@ class SSLModelTests:
             with pytest.raises(ValueError, match=r"\(batch_size, 3, height, width\), got \(2, 1, 16, 16\).*RGB"):
                 self.model()(torch.zeros(2, 1, 16, 16), mode=mode)
 
+    @pytest.mark.parametrize("mode", ["tensor", "loss", "predict"])
+    def test_pixels_that_are_no_batch_of_floats(self, mode):
+        model, images = self.model(), self.images() if mode == "loss" else self.one_view()
+
+        def each(function):
+            return [function(view) for view in images] if isinstance(images, list) else function(images)
+
+        bad = {
+            "must be normalised floats, got torch.uint8": each(lambda view: (view * 50).clamp(0, 255).byte()),
+            "must be normalised floats, got torch.int64": each(lambda view: view.long()),
+            r"hold no image: got a batch of the shape \(0, ": each(lambda view: view[:0]),
+        }
+        if not isinstance(images, list):
+            bad["one view of each image; got a list of 2.*counts of the views add up to 1"] = [images, images]
+        for message, pixel_values in bad.items():
+            with pytest.raises(ValueError, match=message):
+                model(pixel_values, mode=mode, **(self.loss_inputs(BATCH_SIZE) if mode == "loss" else {}))
+
     def test_return_dict_false_gives_a_tuple(self):
         outputs = self.model().eval()(self.one_view(), return_dict=False)
         assert isinstance(outputs, tuple) and outputs[1].ndim == 2

@@ -1,17 +1,31 @@
 """What the configurations of all algorithms share."""
 
+import functools
+import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
 from difflib import get_close_matches
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from transformers.configuration_utils import PreTrainedConfig
 
+from .field_types import (
+    AtLeastTwo,
+    InnerShare,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    check_value,
+)
 
-@strict
+
 class SSLConfig(PreTrainedConfig):
     r"""Base of every algorithm's configuration.
+
+    The types of its fields, and of a subclass's, are checked whenever one is set, see `field_types.py`: a value that does
+    not fit is a `ValueError`.
 
     Args:
         backbone_config (`dict` or `PreTrainedConfig`, *optional*):
@@ -39,14 +53,27 @@ class SSLConfig(PreTrainedConfig):
     push_model: ClassVar[Callable | None] = None
 
     backbone_config: dict | PreTrainedConfig | None = None
-    image_size: int | None = None
+    image_size: PositiveInt | None = None
     pooling: Literal["cls", "mean"] = "cls"
     image_mean: list[float] | tuple[float, ...] = (0.485, 0.456, 0.406)
-    image_std: list[float] | tuple[float, ...] = (0.229, 0.224, 0.225)
+    image_std: list[PositiveFloat] | tuple[PositiveFloat, ...] = (0.229, 0.224, 0.225)
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        # They are checked here. `strict`, which a subclass may have, knows no ranges and takes no whole number as a float.
+        for field in fields(cls):
+            if field.name in _field_types(cls):
+                field.type = object
+
+    def __setattr__(self, name, value):
+        hint = _field_types(type(self)).get(name)
+        try:
+            super().__setattr__(name, value if hint is None else check_value(name, value, hint))
+        except StrictDataclassError as error:  # of a field that every configuration of transformers has
+            raise ValueError(str(error.__cause__)) from error
 
     def __post_init__(self, **kwargs):
-        from transformers import AutoConfig  # not above: it is what imports our configurations
-
+        self._check_unknown(kwargs)
         if self.backbone_config is None:
             self.backbone_config = self.default_backbone_config()
         if not isinstance(self.backbone_config, PreTrainedConfig):
@@ -55,8 +82,8 @@ class SSLConfig(PreTrainedConfig):
                 raise ValueError(
                     f"backbone_config needs a model_type, such as 'resnet' or 'vit'; got {self.backbone_config}"
                 )
-            check_backbone_type(backbone_config["model_type"])
-            self.backbone_config = AutoConfig.for_model(**backbone_config)
+            self.backbone_config = build_backbone_config(backbone_config)
+        check_backbone_numbers(self.backbone_config)
         if isinstance(self.backbone_config, SSLConfig):
             raise ValueError(
                 f"the backbone of {self.model_type!r} cannot be another self-supervised model "
@@ -66,14 +93,25 @@ class SSLConfig(PreTrainedConfig):
             self.image_size = backbone_image_size(self.backbone_config)
         self.image_mean, self.image_std = list(self.image_mean), list(self.image_std)
         channels = self.num_channels
-        if not len(self.image_mean) == len(self.image_std) == channels or min(self.image_std) <= 0:
+        if not len(self.image_mean) == len(self.image_std) == channels:
             raise ValueError(
-                f"image_mean and image_std need {channels} values each (one a channel), the latter positive; got "
-                f"{self.image_mean} and {self.image_std}"
+                f"image_mean and image_std need {channels} values each (one a channel); got {self.image_mean} and "
+                f"{self.image_std}"
             )
-        super().__post_init__(**kwargs)
+        try:
+            super().__post_init__(**kwargs)
+        except (AttributeError, TypeError) as error:  # of what every configuration of transformers has
+            raise ValueError(f"transformers refuses the {type(self).__name__}: {error}") from error
         if SSLConfig.register_models is not None:
             SSLConfig.register_models(type(self))
+
+    def _check_unknown(self, values: Mapping[str, Any]) -> None:
+        """Raises `ValueError` for a misspelt field, which transformers would keep as an attribute that nobody reads."""
+        names = [field.name for field in fields(self)]
+        for name in values:
+            near = [] if hasattr(type(self), name) else get_close_matches(name, names, n=1, cutoff=0.8)
+            if near:
+                raise ValueError(f"{type(self).__name__} has no field {name!r}; near it: {near[0]}")
 
     @classmethod
     def default_backbone_config(cls) -> PreTrainedConfig:
@@ -97,11 +135,62 @@ class SSLConfig(PreTrainedConfig):
         return ""
 
 
+@functools.cache
+def _field_types(config_class: type[SSLConfig]) -> dict[str, Any]:
+    """The types by which the fields of a configuration are checked: those that SSLConfig and its subclasses declare."""
+    names = {field.name for field in fields(config_class)}
+    bases = [base for base in reversed(config_class.__mro__) if issubclass(base, SSLConfig)]
+    types = {name: hint for base in bases for name, hint in inspect.get_annotations(base).items() if name in names}
+    types["num_labels"] = PositiveInt  # a property
+    return {name: hint for name, hint in types.items() if not isinstance(hint, str)}
+
+
+def build_backbone_config(values: Mapping[str, Any]) -> PreTrainedConfig:
+    """Makes a backbone's configuration of its `model_type` and its fields; a whole number does where one is a float.
+
+    Raises:
+        ValueError: transformers does not take them.
+    """
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING  # not above: see SSLConfig
+
+    model_type = values["model_type"]
+    check_backbone_type(model_type)
+    floats = {field.name for field in fields(CONFIG_MAPPING[model_type]) if field.type is float}
+    values = {k: float(v) if k in floats and type(v) is int else v for k, v in values.items() if k != "model_type"}
+    try:
+        return CONFIG_MAPPING[model_type](**values)
+    except Exception as error:  # of any kind: what transformers does with a value of the wrong type is its own affair
+        reason = error.__cause__ if isinstance(error, StrictDataclassError) else error
+        raise ValueError(f"transformers refuses the backbone_config of {model_type!r}: {reason}") from error
+
+
+def check_backbone_numbers(config: PreTrainedConfig) -> None:
+    """Raises `ValueError` if a number of a backbone's configuration is not finite, or negative though its default is not.
+
+    transformers checks types only. What is zero and must not be is found when the backbone is built.
+    """
+    for field in fields(config):
+        allowed = "finite" if field.default is None or any(n < 0 for n in _numbers(field.default)) else "0 or more"
+        value = getattr(config, field.name)
+        for number in _numbers(value):
+            if not abs(number) < math.inf or (number < 0 and allowed == "0 or more"):
+                raise ValueError(f"backbone_config.{field.name} must be {allowed}, got {value!r}")
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    """All numbers of a value, of what it lists, and of what that lists."""
+    if isinstance(value, int | float):
+        yield value
+    elif isinstance(value, list | tuple | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _numbers(item)
+
+
 def check_backbone_type(model_type: str) -> None:
     """Raises `ValueError`, with near names, unless transformers knows this `model_type`."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING  # not above: see SSLConfig
 
-    if model_type not in CONFIG_MAPPING:
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
         near = get_close_matches(str(model_type), list(CONFIG_MAPPING), n=3)
         raise ValueError(
             f"transformers has no model_type {model_type!r} for backbone_config; "
@@ -136,21 +225,6 @@ def num_backbone_channels(config: PreTrainedConfig) -> int:
     return getattr(config, "num_channels", 3)
 
 
-def check_positive(config: PreTrainedConfig, *names: str) -> None:
-    """Raises `ValueError` unless these fields of a configuration are above zero, or `None`."""
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and not value > 0:
-            raise ValueError(f"{name} must be positive, got {value}")
-
-
-def check_momentum(config: PreTrainedConfig, name: str) -> None:
-    """Raises `ValueError` unless the momentum of a teacher lies in [0, 1]."""
-    if not 0 <= getattr(config, name) <= 1:
-        raise ValueError(f"{name} must lie in [0, 1], got {getattr(config, name)}")
-
-
-@strict
 class MaskedPatchConfig(SSLConfig):
     r"""Base of the configurations of algorithms that reconstruct masked patches of an image.
 
@@ -168,8 +242,8 @@ class MaskedPatchConfig(SSLConfig):
     backbone_types: ClassVar[tuple[str, ...]] = ("vit",)
 
     mask_kind: Literal["random", "aligned", "blockwise"] = "random"
-    mask_ratio: float = 0.75
-    mask_cell_size: int = 32
+    mask_ratio: InnerShare = 0.75
+    mask_cell_size: PositiveInt = 32
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
@@ -180,21 +254,27 @@ class MaskedPatchConfig(SSLConfig):
                 f"{' or '.join(map(repr, self.backbone_types))}; got {self.backbone_config.model_type!r}"
             )
         image_size, patch_size = self.image_size, self.patch_size
-        if not isinstance(image_size, int) or not isinstance(patch_size, int) or image_size % patch_size != 0:
+        if not isinstance(patch_size, int) or patch_size < 1 or image_size % patch_size != 0:
             raise ValueError(
                 f"{algorithm} needs square images whose side the patch size divides: give image_size and "
                 f"patch_size as integers such as 224 and 16; got {image_size} and {patch_size}"
             )
         cell_size = self.mask_cell_size
-        if self.mask_kind == "aligned" and (cell_size < 1 or cell_size % patch_size or image_size % cell_size):
+        if self.mask_kind == "aligned" and (cell_size % patch_size or image_size % cell_size):
             raise ValueError(
                 f"mask_cell_size must be a multiple of the patch size {patch_size} and divide the image size "
                 f"{image_size}; got {cell_size}"
             )
+        for width, heads in self.attention_sizes():
+            if not isinstance(heads, int) or heads < 1 or width < 1 or width % heads != 0:
+                raise ValueError(
+                    f"the width of {algorithm}'s backbone must be a multiple of its number of attention heads; got {width} "
+                    f"and {heads}"
+                )
         num_patches = (image_size // patch_size) ** 2
-        if not 0 < self.mask_ratio < 1 or not 0 < self.num_masked_patches(num_patches) < num_patches:
+        if not 0 < self.num_masked_patches(num_patches) < num_patches:
             raise ValueError(
-                f"mask_ratio must lie between 0 and 1, mask at least one of the {num_patches // self.mask_unit**2} "
+                f"mask_ratio must mask at least one of the {num_patches // self.mask_unit**2} "
                 f"{'cells' if self.mask_kind == 'aligned' else 'patches'} of an image and leave at least one visible; "
                 f"got {self.mask_ratio}"
             )
@@ -202,6 +282,10 @@ class MaskedPatchConfig(SSLConfig):
     @property
     def patch_size(self) -> int:
         return self.backbone_config.patch_size
+
+    def attention_sizes(self) -> list[tuple[int, int]]:
+        """Width and number of attention heads of the backbone's layers, where they differ."""
+        return [(self.backbone_config.hidden_size, self.backbone_config.num_attention_heads)]
 
     @property
     def mask_unit(self) -> int:
@@ -215,7 +299,6 @@ class MaskedPatchConfig(SSLConfig):
         return unit * math.ceil(round(num_patches // unit * self.mask_ratio, 6))
 
 
-@strict
 class JointEmbeddingConfig(SSLConfig):
     r"""Base of the configurations of algorithms that compare the projections of several views of an image.
 
@@ -226,16 +309,11 @@ class JointEmbeddingConfig(SSLConfig):
             Whether the residual blocks of a ResNet start as the identity.
     """
 
-    projection_hidden_size: int = 2048
-    projection_size: int = 128
+    projection_hidden_size: PositiveInt = 2048
+    projection_size: PositiveInt = 128
     zero_init_residual: bool = False
 
-    def __post_init__(self, **kwargs):
-        super().__post_init__(**kwargs)
-        check_positive(self, "projection_hidden_size", "projection_size")
 
-
-@strict
 class ProjectorConfig(JointEmbeddingConfig):
     r"""Base of the configurations of algorithms whose projector is a `NonLinearNeck`: linear layers, with BatchNorm and
     ReLU between them.
@@ -250,18 +328,13 @@ class ProjectorConfig(JointEmbeddingConfig):
             Whether that BatchNorm has weight and bias.
     """
 
-    projection_num_layers: int = 2
+    projection_num_layers: PositiveInt = 2
     projection_bias: bool = False
     projection_last_bias: bool = False
     projection_last_batchnorm: bool = True
     projection_last_batchnorm_affine: bool = True
 
-    def __post_init__(self, **kwargs):
-        super().__post_init__(**kwargs)
-        check_positive(self, "projection_num_layers")
 
-
-@strict
 class PredictorConfig(ProjectorConfig):
     r"""Base of the configurations of algorithms that have a second `NonLinearNeck`, which predicts a projection from
     another.
@@ -277,19 +350,14 @@ class PredictorConfig(ProjectorConfig):
             Whether that BatchNorm has weight and bias.
     """
 
-    predictor_hidden_size: int = 4096
-    predictor_num_layers: int = 2
+    predictor_hidden_size: PositiveInt = 4096
+    predictor_num_layers: PositiveInt = 2
     predictor_bias: bool = False
     predictor_last_bias: bool = False
     predictor_last_batchnorm: bool = True
     predictor_last_batchnorm_affine: bool = True
 
-    def __post_init__(self, **kwargs):
-        super().__post_init__(**kwargs)
-        check_positive(self, "predictor_hidden_size", "predictor_num_layers")
 
-
-@strict
 class ClusteringConfig(SSLConfig):
     r"""Base of the configurations of algorithms that classify images into clusters of their own features.
 
@@ -303,15 +371,7 @@ class ClusteringConfig(SSLConfig):
             rather than by their weights, which makes the loss smaller by about `num_clusters`.
     """
 
-    num_clusters: int = 10000
-    kmeans_iterations: int = 20
-    class_weight_power: float = 0.0
+    num_clusters: AtLeastTwo = 10000
+    kmeans_iterations: PositiveInt = 20
+    class_weight_power: NonNegativeFloat = 0.0
     weighted_mean: bool = True
-
-    def __post_init__(self, **kwargs):
-        super().__post_init__(**kwargs)
-        check_positive(self, "kmeans_iterations")
-        if self.num_clusters < 2:
-            raise ValueError(f"num_clusters must be at least 2, got {self.num_clusters}")
-        if self.class_weight_power < 0:
-            raise ValueError(f"class_weight_power must be 0 or more, got {self.class_weight_power}")

@@ -11,7 +11,8 @@ from .modeling_outputs import (
     ReconstructionOutput,
     SSLLossOutput,
 )
-from .modeling_utils import SSLModel
+from .modeling_utils import SSLModel, check_floats
+from .modules.backbones import explain_failure
 from .modules.losses import target_loss, to_float32
 from .modules.masking import (
     aligned_patch_mask,
@@ -108,6 +109,8 @@ class MaskedTargetModel(MaskedPatchModel):
         self, pixel_values: torch.Tensor, target_pixel_values: torch.Tensor | None, masked_patches: torch.Tensor
     ) -> torch.Tensor:
         """Targets of the patches with these indices `(B, M)`: tokens `(B, M)` or vectors `(B, M, size)`."""
+        if target_pixel_values is not None:
+            check_floats(target_pixel_values, "target_pixel_values")
         targets = self.target_generator(pixel_values, target_pixel_values)
         return take_patches(targets, masked_patches) if targets.ndim == 3 else targets.gather(1, masked_patches)
 
@@ -150,7 +153,8 @@ class MaskTokenModel(MaskedTargetModel):
 
     def __init__(self, config: MaskedTargetConfig):
         super().__init__(config)
-        self.backbone = self.build_backbone(config)
+        with explain_failure(config.backbone_config):
+            self.backbone = self.build_backbone(config)
         self.neck = self.build_neck(config)
         self.post_init()
 

@@ -18,13 +18,30 @@ from .lifecycle import FeatureTable, ParameterRule, Progress
 from .modeling_outputs import (
     SSLLossOutput,
 )
-from .modules.backbones import backbone_hidden_size, build_backbone, run_backbone
+from .modules.backbones import backbone_hidden_size, build_backbone, explain_failure, run_backbone
 from .modules.memories import Queue
 
 MODES = ("tensor", "loss", "predict")
 
 # The submodules that an algorithm has besides its backbone.
 SUBMODULES = ("neck", "head", "teacher", "memory", "target_generator")
+
+
+def check_floats(pixel_values: torch.Tensor, name: str = "pixel_values") -> None:
+    """Raises `ValueError` unless `pixel_values` are one tensor, of floats, with an image at least."""
+    if not isinstance(pixel_values, torch.Tensor):
+        given = f"a list of {len(pixel_values)}" if isinstance(pixel_values, Sequence) else type(pixel_values).__name__
+        raise ValueError(
+            f"{name} must be one tensor here, with one view of each image; got {given}. In a recipe, the counts of "
+            "the views add up to 1."
+        )
+    if not pixel_values.is_floating_point():
+        raise ValueError(
+            f"{name} must be normalised floats, got {pixel_values.dtype}: the image processor makes them of images, "
+            "and (pixels / 255 - mean) / std of 8-bit pixels."
+        )
+    if 0 in pixel_values.shape:
+        raise ValueError(f"{name} hold no image: got a batch of the shape {tuple(pixel_values.shape)}.")
 
 
 def check_finite(tensors: Mapping[str, torch.Tensor], what: str) -> None:
@@ -65,7 +82,8 @@ class SSLPreTrainedModel(PreTrainedModel):
         return (model, info) if output_loading_info else model
 
     def check_pixel_values(self, pixel_values: torch.Tensor) -> None:
-        """Raises `ValueError` unless `pixel_values` are a batch of images `(B, C, H, W)` for this model."""
+        """Raises `ValueError` unless `pixel_values` are a batch of normalised images `(B, C, H, W)` for this model."""
+        check_floats(pixel_values)
         channels = self.config.num_channels
         if pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
             raise ValueError(
@@ -282,7 +300,8 @@ class SSLForImageClassification(SSLPreTrainedModel):
     def __init__(self, config: SSLConfig):
         super().__init__(config)
         self.num_labels = config.num_labels
-        self.backbone = self.build_backbone(config)
+        with explain_failure(config.backbone_config):
+            self.backbone = self.build_backbone(config)
         self.classifier = nn.Linear(backbone_hidden_size(self.backbone), config.num_labels)
         self.post_init()
 

@@ -136,7 +136,11 @@ def test_a_linear_projector_of_swav(mlp):
             "no counterpart of a NonLinearNeck with with_avg_pool=False after a ResNet",
         ),
         ("SwAV", {"type": "SwAVNeck", "with_l2norm": False}, "no counterpart of a SwAVNeck with with_l2norm=False"),
-        ("SwAV", {"type": "SwAVNeck", "out_channels": 0}, "projection_size must be positive, got 0"),
+        (
+            "SwAV",
+            {"type": "SwAVNeck", "out_channels": 0},
+            "projection_size must be a whole number of at least 1, got 0",
+        ),
     ],
 )
 def test_what_cannot_be_converted(algorithm, neck, message):
@@ -152,7 +156,7 @@ def test_a_predictor_that_cannot_be_converted():
 @pytest.mark.parametrize("name", ["projection_num_layers", "predictor_num_layers", "predictor_hidden_size"])
 def test_values_that_cannot_work(name):
     for config_class in (BYOLConfig, SimSiamConfig, MoCoV3Config):
-        with pytest.raises(ValueError, match=f"{name} must be positive, got 0"):
+        with pytest.raises(ValueError, match=f"{name} must be a whole number of at least 1, got 0"):
             config_class(**{name: 0})
     SimCLRConfig(projection_last_batchnorm=False, projection_last_batchnorm_affine=True)
     assert SwAVConfig().mlp_projector

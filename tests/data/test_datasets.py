@@ -221,7 +221,9 @@ def test_a_file_of_another_kind(tmp_path):
 
 def test_a_path_is_not_looked_up_on_the_hub(monkeypatch, tmp_path):
     monkeypatch.delattr(datasets, "load_dataset")
-    for name in (tmp_path / "nowhere", "./nowhere", "a/b/c"):
+    with pytest.raises(FileNotFoundError, match=r"There is no file or folder .*nowhere': check the path"):
+        load_image_dataset(tmp_path / "nowhere")
+    for name in ("./nowhere", "a/b/c"):
         with pytest.raises(FileNotFoundError, match="neither a local file or folder nor"):
             load_image_dataset(name)
     with pytest.raises(FileNotFoundError, match="no file at all"):

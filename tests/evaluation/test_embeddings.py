@@ -23,7 +23,7 @@ from ssl_hub.evaluation.embeddings import (
     nearest_neighbors,
     readable_rows,
 )
-from ssl_hub.evaluation.pretrained import PixelFeatures
+from ssl_hub.evaluation.feature_models import PixelFeatures
 
 PROCESSOR = build_image_processor(8, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), crop_ratio=1.0)
 UNREADABLE = [0, 1, 2, 7]  # of the images below: the whole first batch, and one more

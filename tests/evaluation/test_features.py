@@ -43,13 +43,13 @@ def dataset(labels=True):
 
 def test_features_are_those_of_eval_mode_in_order():
     model = Backbone().train()
-    features, labels = extract_features(model, DataLoader(dataset(), batch_size=3))
+    features, labels, indices = extract_features(model, DataLoader(dataset(), batch_size=3))
     images = torch.stack([item["pixel_values"] for item in dataset()])
     with torch.no_grad():
         expected = model.eval()(images).pooler_output
     torch.testing.assert_close(features, expected)
     assert not features.requires_grad
-    assert labels.tolist() == [0, 1, 2, 0, 1, 2, 0]
+    assert labels.tolist() == [0, 1, 2, 0, 1, 2, 0] and indices is None
 
 
 def test_modes_statistics_and_random_state_are_left_alone():
@@ -72,7 +72,7 @@ def test_modes_come_back_after_an_error():
 
 def test_half_precision_without_labels():
     model = Backbone().to(torch.bfloat16)
-    features, labels = extract_features(model, [{"pixel_values": torch.ones(2, 3, 2, 2, dtype=torch.bfloat16)}])
+    features, labels, _ = extract_features(model, [{"pixel_values": torch.ones(2, 3, 2, 2, dtype=torch.bfloat16)}])
     assert features.dtype == torch.float32 and features.shape == (2, 5)
     assert labels is None
 
@@ -126,12 +126,13 @@ def test_row_i_is_image_i(batch_size, caplog):
     assert not table.features[~table.known].any()
     for index in range(10):  # each by itself
         if index not in UNREADABLE:
-            features, labels = extract_features(model, image_loader(dataset.select([index]), 1))
+            features, labels, _ = extract_features(model, image_loader(dataset.select([index]), 1))
             torch.testing.assert_close(table.features[index], features[0])
             assert labels.tolist() == [index % 2]
-    features, labels = extract_features(model, image_loader(dataset, batch_size))
+    features, labels, indices = extract_features(model, image_loader(dataset, batch_size))
     torch.testing.assert_close(features, table.features[table.known])
-    assert labels.tolist() == [index % 2 for index in range(10) if index not in UNREADABLE]
+    assert indices.tolist() == [index for index in range(10) if index not in UNREADABLE]
+    assert labels.tolist() == [index % 2 for index in indices]
     assert "3 images cannot be read and have no features: row 0, row 3, row 9" in caplog.text
     assert model.training and torch.is_grad_enabled()
 

@@ -18,6 +18,8 @@ from ssl_hub import MAEConfig, MAEModel
 from ssl_hub.conversion.sources import load_foreign_checkpoint
 from ssl_hub.conversion.state_dicts import load_strictly, rename_keys
 from ssl_hub.pretrained import load_pretrained
+from ssl_hub.training.arguments import PretrainingArguments
+from ssl_hub.training.recipes import load_recipe, parse_overrides
 
 REPOSITORY = Path(__file__).parents[2]
 VIT = {
@@ -279,3 +281,37 @@ def test_a_conversion_that_fails_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match="error: No space left"):
         run_example(monkeypatch, "convert_checkpoint.py", **arguments)
     assert list((tmp_path / "runs").iterdir()) == []
+
+
+# Recipes of strangers
+
+
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 10)
+)
+BAD_RECIPES = {
+    "a bomb": (BOMB, "the alias \\*a0: write it out .*line 2"),
+    "an alias to itself": ("model: &a [*a]", r"the alias \*a: write it out"),
+    "nested too deeply": ("[" * 20_000, "nested too deeply"),
+    "a digit bomb": ("model: " + "9" * 10_000, "is not YAML"),
+    "not UTF-8": (b"\xff\xfe\xfa", "is no text in UTF-8"),
+    "control characters": ("\x1b[31m", "is not YAML"),
+    "an object of Python": ("model: !!python/object/apply:os.getcwd []", "is not YAML"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_RECIPES)
+def test_recipes_that_are_none(name, tmp_path):
+    content, sentence = BAD_RECIPES[name]
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=sentence) as error:
+        load_recipe(str(path))
+    assert len(str(error.value)) < 500 and "\n" not in str(error.value) and "\x1b" not in str(error.value)
+
+
+def test_values_on_the_command_line_have_no_aliases_either():
+    with pytest.raises(ValueError, match=r"the alias \*a"):
+        parse_overrides("mask_ratio=[&a [1], *a]")
+    with pytest.raises(ValueError, match=r"--evaluation .*the alias \*a"):
+        PretrainingArguments(output_dir="out", evaluation="[&a {type: knn}, *a]")

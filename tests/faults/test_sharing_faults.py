@@ -1,7 +1,10 @@
 """Sharing that cannot succeed, must not, or would tell what is not so."""
 
 import json
+import runpy
 import socket
+import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -9,11 +12,13 @@ from pathlib import Path
 
 import loopback_hub as loopback_module
 import pytest
+import torch
 from accelerate.state import AcceleratorState
 from huggingface_hub import HfApi, ModelCard, constants, get_session
 from huggingface_hub.errors import RepositoryNotFoundError
 from loopback_hub import loopback_hub
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from test_mae import TINY
 
 from ssl_hub import MAEConfig, MAEModel, SSLTrainer
@@ -22,8 +27,10 @@ from ssl_hub.data.processing import build_image_processor
 from ssl_hub.hub import publishing
 from ssl_hub.hub.model_card import build_model_card
 from ssl_hub.hub.publishing import PublishError, check_can_push, publish, save_for_sharing
-from ssl_hub.printing import name_some, printable
+from ssl_hub.printing import name_some, printable, printable_lines
 from ssl_hub.training.arguments import ModelArguments, PretrainingArguments
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 def use_hub(endpoint, tmp_path, monkeypatch):
@@ -340,13 +347,14 @@ def test_a_card_of_ones_own_is_pushed_as_it_is(shared_dir, hub, tmp_path):
     ],
 )
 def test_what_is_not_printed_is_written_out(text, shown):
-    assert printable(text) == shown
+    assert printable_lines(text) == shown
+    assert printable(text) == shown.replace("\n", r"\n")
 
 
 def test_names_are_few_and_short():
     assert name_some("abc") == "a, b, c"
     assert name_some(f"{i}\n" for i in range(7)) == r"0\n, 1\n, 2\n, 3\n, 4\n, ..."
-    assert len(name_some(["x" * 10**6])) < 200
+    assert len(name_some(["x" * 10**6])) < 300
 
 
 def test_what_the_hub_says_is_printable(hub, shared_dir, monkeypatch):
@@ -356,3 +364,20 @@ def test_what_the_hub_says_is_printable(hub, shared_dir, monkeypatch):
     monkeypatch.setattr(HfApi, "create_repo", refuse)
     with pytest.raises(PublishError, match=r"\\x1b\[31mred"):
         publish(shared_dir, "me/x")
+
+
+def test_names_in_foreign_weights_do_not_reach_the_terminal_raw(shared_dir, tmp_path):
+    tensors = load_file(shared_dir / "model.safetensors")
+    save_file(tensors | {"\x1b[2J\x07evil": torch.zeros(1)}, shared_dir / "model.safetensors", {"format": "pt"})
+    command = [sys.executable, str(REPOSITORY / "examples/visualize_reconstruction.py"), "--dataset_name", "digits"]
+    options = ["--model_name_or_path", str(shared_dir), "--output_file", str(tmp_path / "picture.png")]
+    process = subprocess.run([*command, *options], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert r"\x1b[2J\x07evil" in process.stderr and "\x1b" not in process.stderr + process.stdout
+
+
+def test_a_folder_that_is_missing_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["report_demo.py", f"{tmp_path}/\x1b[31mnothing"])
+    with pytest.raises(SystemExit) as error:
+        runpy.run_path(str(REPOSITORY / "examples/report_demo.py"), run_name="__main__")
+    assert error.value.code == f"error: there is no model folder {tmp_path}/\\x1b[31mnothing"

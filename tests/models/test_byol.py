@@ -39,5 +39,5 @@ class TestBYOL(JointEmbeddingTests):
         assert model(views, mode="loss").loss.item() == pytest.approx(-4.0, abs=1e-5)
 
     def test_momentum_outside_its_range(self):
-        with pytest.raises(ValueError, match=r"teacher_base_momentum must lie in \[0, 1\], got 1.5"):
+        with pytest.raises(ValueError, match=r"teacher_base_momentum must be a number in \[0, 1\], got 1.5"):
             self.config(teacher_base_momentum=1.5)

@@ -213,7 +213,7 @@ class TestMAE(SSLModelTests):
 
     @pytest.mark.parametrize("mask_ratio", [0.0, 1.0, -0.5, 1.5, 0.99])
     def test_mask_ratio_outside_its_range(self, mask_ratio):
-        with pytest.raises(ValueError, match=f"mask_ratio must lie between 0 and 1.*got {mask_ratio}"):
+        with pytest.raises(ValueError, match=f"mask_ratio must .*got {mask_ratio}"):
             self.config(mask_ratio=mask_ratio)
 
     def test_configurations_that_cannot_work(self):

@@ -49,7 +49,7 @@ class TestMoCo(JointEmbeddingTests):
         assert model(self.images(), mode="loss").loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
     def test_values_that_cannot_work(self):
-        with pytest.raises(ValueError, match="temperature must be positive, got -0.1"):
+        with pytest.raises(ValueError, match="temperature must be a number above 0, got -0.1"):
             self.config(temperature=-0.1)
-        with pytest.raises(ValueError, match="queue_size must be positive, got 0"):
+        with pytest.raises(ValueError, match="queue_size must be a whole number of at least 1, got 0"):
             self.config(queue_size=0)

@@ -223,10 +223,10 @@ class TestNPID(AnyBackboneTests):
 
     def test_values_that_cannot_work(self):
         for name, value, message in (
-            ("num_negatives", 0, "num_negatives must be positive, got 0"),
-            ("temperature", 0.0, "temperature must be positive"),
-            ("memory_momentum", 0.0, r"memory_momentum must lie in \(0, 1\], got 0"),
-            ("memory_size", -1, "memory_size must be 0 or more, got -1"),
+            ("num_negatives", 0, "num_negatives must be a whole number of at least 1, got 0"),
+            ("temperature", 0.0, "temperature must be a number above 0"),
+            ("memory_momentum", 0.0, r"memory_momentum must be a number in \(0, 1\], got 0"),
+            ("memory_size", -1, "memory_size must be a whole number of at least 0, got -1"),
         ):
             with pytest.raises(ValueError, match=message):
                 self.config(**{name: value})

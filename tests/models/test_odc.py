@@ -103,9 +103,9 @@ class TestODC(ClusteringTests):
         assert torch.isclose(loss, (losses * weights).sum() / weights.sum())
 
     def test_more_values_that_cannot_work(self):
-        with pytest.raises(ValueError, match=r"dropout must lie in \[0, 1\), got 1.0"):
+        with pytest.raises(ValueError, match=r"dropout must be a number in \[0, 1\), got 1.0"):
             self.config(dropout=1.0)
-        with pytest.raises(ValueError, match=r"memory_momentum must lie in \(0, 1\], got 0.0"):
+        with pytest.raises(ValueError, match=r"memory_momentum must be a number in \(0, 1\], got 0.0"):
             self.config(memory_momentum=0.0)
         with pytest.raises(ValueError, match="12 clusters .* 3 images each need 36 .* has 35: set num_clusters to 11"):
             self.model_class(self.config(num_clusters=12)).begin_run(35)

@@ -108,7 +108,7 @@ class TestRelativeLoc(AnyBackboneTests):
             model(self.images(1), mode="loss")
 
     def test_values_that_cannot_work(self):
-        with pytest.raises(ValueError, match=r"dropout must lie in \[0, 1\), got 1"):
+        with pytest.raises(ValueError, match=r"dropout must be a number in \[0, 1\), got 1"):
             self.config(dropout=1.0)
-        with pytest.raises(ValueError, match="projection_size must be positive, got 0"):
+        with pytest.raises(ValueError, match="projection_size must be a whole number of at least 1, got 0"):
             self.config(projection_size=0)

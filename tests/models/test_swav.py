@@ -79,7 +79,7 @@ class TestSwAV(JointEmbeddingTests):
         self.model(queue_start_epoch=0).begin_step(Progress(0, 50))
 
     def test_values_that_cannot_work(self):
-        with pytest.raises(ValueError, match="num_prototypes must be at least 2, got 1"):
+        with pytest.raises(ValueError, match="num_prototypes must be a whole number of at least 2, got 1"):
             self.config(num_prototypes=1)
         with pytest.raises(ValueError, match="compares at least two crops"):
             self.config(num_large_crops=1, num_small_crops=0)

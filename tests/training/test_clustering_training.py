@@ -151,7 +151,7 @@ def test_published_recipes(name):
     jitter = {"p": 1.0, "brightness": 0.4, "contrast": 0.4, "saturation": 1.0, "hue": 0.5}
     assert recipe.views == [
         {
-            **{"size": 224, "scale": [0.08, 1.0], "interpolation": "bilinear", "hflip": 0.5, "rotation": 2},
+            **{"scale": [0.08, 1.0], "interpolation": "bilinear", "hflip": 0.5, "rotation": 2},
             **{"color_jitter": jitter, "grayscale": 0.2},
         }
     ]

@@ -26,7 +26,7 @@ def test_cae(name, processes, images):
     assert [value * 255 for value in config.image_std] == pytest.approx([59, 58, 58], abs=1e-4)
 
     (view,) = recipe.views
-    assert (view["size"], view["scale"], view["hflip"]) == (224, [0.08, 1.0], 0.5)
+    assert (config.image_size, view["scale"], view["hflip"]) == (224, [0.08, 1.0], 0.5)
     assert view["mask"] == {"kind": "blockwise", "count": 75, "min_num_patches": 16}
     # (x - mean) / std = 0.8 x + 0.1
     assert (view["target"]["size"], view["target"]["mean"], view["target"]["std"]) == (112, 3 * [-0.125], 3 * [1.25])
@@ -56,7 +56,7 @@ def test_mask_token_models(name, count, scale, warmup_epochs, learning_rate, max
     assert (backbone.hidden_size, backbone.num_hidden_layers, backbone.num_attention_heads) == (768, 12, 12)
     assert config.num_masked_patches(196) == count
     (view,) = recipe.views
-    assert (view["size"], view["scale"], view["mask"]["count"]) == (224, [scale, 1.0], count)
+    assert (config.image_size, view["scale"], view["mask"]["count"]) == (224, [scale, 1.0], count)
     _, _, _, args = parse_arguments(["--recipe", name, "--dataset_name", "imagenet-1k", "--output_dir", "out"])
     assert (args.num_train_epochs, args.warmup_epochs, args.per_device_train_batch_size) == (300, warmup_epochs, 256)
     assert (args.learning_rate, args.weight_decay, args.max_grad_norm) == (learning_rate, 0.05, max_grad_norm)

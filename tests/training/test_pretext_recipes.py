@@ -25,7 +25,6 @@ PUBLISHED = {
 }
 VIEWS = {
     "npid": {
-        "size": 224,
         "scale": [0.2, 1.0],
         "interpolation": "bilinear",
         "hflip": 0.5,
@@ -41,7 +40,7 @@ VIEWS = {
         "interpolation": "bilinear",
         "grayscale": {"p": 0.66, "weights": "mean"},
     },
-    "rotationpred": {"size": 224, "scale": [0.08, 1.0], "interpolation": "bilinear", "hflip": 0.5},
+    "rotationpred": {"scale": [0.08, 1.0], "interpolation": "bilinear", "hflip": 0.5},
 }
 
 

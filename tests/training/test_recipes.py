@@ -110,7 +110,7 @@ class TestPackagedRecipes:
         assert isinstance(config, SSLConfig)
         with torch.device("meta"):
             AutoModelForPreTraining.from_config(config)
-        assert len(build_views(recipe.views)) == sum(view.get("count", 1) for view in recipe.views)
+        assert len(build_views(recipe.views, config.image_size)) == sum(view.get("count", 1) for view in recipe.views)
 
     def test_training_section_is_arguments(self, name):
         recipe = load_recipe(name)
@@ -121,7 +121,7 @@ class TestPackagedRecipes:
         _, _, _, args = parse_arguments(["--recipe", name, "--train_dir", "images", "--output_dir", "out"])
         for key, value in recipe.training.items():
             if hasattr(args, key):
-                assert getattr(args, key) == value
+                assert getattr(args, key) == type(getattr(args, key))(value)
 
     def test_comment_has_the_command(self, name):
         text = (resources.files("ssl_hub.recipes") / f"{name}.yaml").read_text()
@@ -139,7 +139,7 @@ def test_mae_recipes_are_the_published_settings(name):
     backbone = config.backbone_config
     width, depth, heads, patch_size, num_parameters = MAE_SIZES[size]
     assert (backbone.hidden_size, backbone.num_hidden_layers, backbone.num_attention_heads) == (width, depth, heads)
-    assert (backbone.patch_size, backbone.image_size, backbone.intermediate_size) == (patch_size, 224, 4 * width)
+    assert (backbone.patch_size, backbone.intermediate_size, config.image_size) == (patch_size, 4 * width, 224)
     assert (backbone.layer_norm_eps, backbone.qkv_bias) == (1e-6, True)
     assert (config.mask_ratio, config.norm_pix_loss, config.decoder_num_hidden_layers) == (0.75, True, 8)
     assert (config.decoder_hidden_size, config.decoder_num_attention_heads) == (512, 16)
@@ -154,7 +154,7 @@ def test_mae_recipes_are_the_published_settings(name):
     assert args.mixed_precision == ("no" if name.endswith("fp32") else "fp16")
     assert (args.checkpointing_steps, args.lr_scheduler_type) == ("epoch", "cosine")
     assert data_args.eval_split is None
-    assert recipe.views == [{"count": 1, "size": 224, "scale": [0.2, 1.0], "interpolation": "bicubic", "hflip": 0.5}]
+    assert recipe.views == [{"count": 1, "scale": [0.2, 1.0], "interpolation": "bicubic", "hflip": 0.5}]
 
 
 def test_every_mae_setting_has_a_recipe():
@@ -223,16 +223,18 @@ class TestJointEmbeddingRecipes:
         recipe = load_recipe(name)
         expected = next(views for start, views in VIEWS.items() if name.startswith(start))
         given = []
+        assert recipe.build_config().image_size == 224
         for view in recipe.views:
+            size = view.get("size", 224)
             jitter = view["color_jitter"]
             strengths = tuple(jitter[key] for key in ("brightness", "contrast", "saturation", "hue"))
             blur, solarize = view.get("gaussian_blur", {"p": 0.0}), view.get("solarize", {"p": 0.0})
             grayscale = {"p": 0.2, "weights": "mean", "before_jitter": True} if "mocov1" in name else 0.2
             assert (view["hflip"], view["grayscale"], blur.get("sigma", [0.1, 2.0])) == (0.5, grayscale, [0.1, 2.0])
             low, high = view["scale"]
-            assert high == (0.14 if view["size"] == 96 else 1.0)
+            assert high == (0.14 if size == 96 else 1.0)
             given += view["count"] * [
-                (view["size"], low, view["interpolation"], (strengths, jitter["p"]), blur["p"], solarize["p"])
+                (size, low, view["interpolation"], (strengths, jitter["p"]), blur["p"], solarize["p"])
             ]
         assert given == expected
 
@@ -289,7 +291,7 @@ def test_simmim_recipes_are_the_published_settings(name):
     config = recipe.build_config()
     backbone = config.backbone_config
     assert (backbone.embed_dim, backbone.depths, backbone.num_heads) == (width, [2, 2, 18, 2], heads)
-    assert (backbone.image_size, backbone.patch_size, backbone.window_size) == (192, 4, window)
+    assert (config.image_size, backbone.patch_size, backbone.window_size) == (192, 4, window)
     assert (backbone.mlp_ratio, backbone.qkv_bias, backbone.use_absolute_embeddings) == (4.0, True, False)
     assert (config.mask_kind, config.mask_ratio, config.mask_cell_size) == ("aligned", 0.6, 32)
     assert config.pad_small_maps == (window == 12)
@@ -301,7 +303,7 @@ def test_simmim_recipes_are_the_published_settings(name):
     assert (args.lr_milestones, args.lr_milestone_factor) == (milestones, 0.1)
     if milestones is None:
         assert (args.lr_scheduler_type, args.min_lr_rate * learning_rate) == ("cosine_with_min_lr", pytest.approx(4e-5))
-    assert recipe.views == [{"count": 1, "size": 192, "scale": [0.67, 1.0], "interpolation": "bilinear", "hflip": 0.5}]
+    assert recipe.views == [{"count": 1, "scale": [0.67, 1.0], "interpolation": "bilinear", "hflip": 0.5}]
 
 
 def test_unknown_recipe():

@@ -8,7 +8,7 @@ from transformers import AutoModel, ResNetConfig, ViTConfig, ViTModel
 from ssl_hub.data.datasets import load_image_dataset
 from ssl_hub.data.processing import build_image_processor
 from ssl_hub.evaluation.base import LabelledFeatures
-from ssl_hub.evaluation.pretrained import BackboneFeatures
+from ssl_hub.evaluation.feature_models import BackboneFeatures
 from ssl_hub.visualization.embeddings import plot_embedding_map, plot_neighbors, project_embeddings
 from ssl_hub.visualization.model_pictures import (
     RowImages,

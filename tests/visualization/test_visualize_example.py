@@ -46,5 +46,5 @@ def test_a_folder_of_images(draw, tmp_path):
 def test_models_that_predict_no_picture(draw):
     with pytest.raises(SystemExit, match=r"error: .* is a SimCLRModel, which predicts no picture"):
         draw("simclr-digits")
-    with pytest.raises(SystemExit, match="error: --num_images must be at least 1; got 0"):
+    with pytest.raises(SystemExit, match="error: --num_images must be a whole number of at least 1, got 0"):
         draw("mae-vit-tiny-digits", num_images=0)

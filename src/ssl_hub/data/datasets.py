@@ -3,22 +3,30 @@
 import collections
 import glob
 import io
+import logging
 import os
 import re
 from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow.compute
+import pyarrow.parquet
 from PIL import Image
 
-from ssl_hub.data.images import UnreadableImageError, decode_image
+from ssl_hub.data.images import IMAGE_FORMATS, UnreadableImageError, decode_image
+from ssl_hub.printing import name_some, printable
+
+logger = logging.getLogger(__name__)
 
 _IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "pixel_values")
 _LABEL_COLUMNS = ("label", "labels", "fine_label", "cls")
-_IMAGE_SUFFIXES = (
-    *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),
-    *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
-)
+_IMAGE_SUFFIXES = tuple(sorted(suffix for suffixes in IMAGE_FORMATS.values() for suffix in suffixes))
+# Larger numbers are an image's own, or hostile: an evaluation holds scores of every class.
+_MAX_CLASSES = 100_000
+_METADATA_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+# The `id` of the image column of a dataset that was named as one of the Hub: its rows may be addresses.
+_REMOTE = "remote"
 _SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
@@ -47,6 +55,7 @@ def load_image_dataset(
               (`train/`, `val/`, ...), else the classes,
             * "digits": the 1,797 scanned digits of 8x8 pixels that come with scikit-learn, the first 1,437 of them
               for "train", the last 360, which are mostly by other writers, for "test".
+            A `Path`, unlike a string, is never taken for a name.
         split: The split.
         config_name: The configuration of a dataset on the Hub.
         streaming: Return an `IterableDataset`, which downloads what is read when it is read.
@@ -55,21 +64,26 @@ def load_image_dataset(
 
     Returns:
         A dataset with the columns "image", whose files are left encoded (`datasets.Image(decode=False)`, see
-        `decode_image`), and "label" where there are labels. At least one image is known to be readable.
+        `decode_image`), and "label" where every image has a label. At least one image is known to be readable.
 
     Raises:
         FileNotFoundError: There is no such path or dataset, or a folder has no images.
-        ValueError: There is no such split or column, no row, or no image that can be read.
+        OSError: A folder cannot be listed.
+        ValueError: There is no such split or column, no row, no image that can be read, or images without a label in
+            `label_column`.
     """
     name = os.path.expanduser(os.fspath(name_or_path))
     path = Path(name)
-    local = name == "digits" or path.exists() or glob.has_magic(name)
+    exists, is_digits = path.exists() or glob.has_magic(name), name_or_path == "digits"
+    if not exists and not isinstance(name_or_path, str):
+        raise FileNotFoundError(f"There is no file or folder {name!r}: check the path.")
+    local = exists or is_digits
     if local and config_name is not None:
         raise ValueError(
             f"config_name={config_name!r} is for datasets on the Hub, and {name!r} is local: leave it out."
         )
 
-    if name == "digits":
+    if is_digits:
         dataset = _load_digits(split)
     elif not local:
         dataset = _load_from_hub(name, config_name, split, streaming)
@@ -78,11 +92,53 @@ def load_image_dataset(
     else:
         dataset = _load_files(name, split, streaming)
 
-    dataset = _select_columns(dataset, name, image_column, label_column)
+    dataset = _select_columns(dataset, name, image_column, label_column, remote=not local)
+    if isinstance(dataset, datasets.Dataset) and "label" in dataset.column_names:
+        dataset = _check_labels(dataset, name, label_column)
     _check_readable(dataset, name)
     if streaming and isinstance(dataset, datasets.Dataset):
         dataset = dataset.to_iterable_dataset()
     return dataset
+
+
+def is_remote(dataset: "datasets.Dataset | datasets.IterableDataset") -> bool:
+    """Whether `load_image_dataset` took a dataset from the Hub: only then are addresses in its image column followed."""
+    features = getattr(dataset, "features", None) or {}  # a list of rows will do as a dataset
+    return getattr(features.get("image"), "id", None) == _REMOTE
+
+
+def match_labels(
+    eval_dataset: datasets.Dataset, train_dataset: "datasets.Dataset | datasets.IterableDataset"
+) -> datasets.Dataset:
+    """Number the classes of an evaluation split as the training split does, by their names.
+
+    Classes that the training split lacks come after its own, and warnings name what one side lacks. Without a class in
+    common the labels are left out: numbers that mean different things are not compared.
+    """
+    if "label" not in eval_dataset.column_names or "label" not in (train_dataset.column_names or ()):
+        return eval_dataset
+    ours, theirs = (getattr(each.features["label"], "names", None) for each in (eval_dataset, train_dataset))
+    if ours == theirs:
+        return eval_dataset
+    if ours is None or theirs is None:
+        named, unnamed = ("evaluation", "training") if theirs is None else ("training", "evaluation")
+        logger.warning(
+            "the labels of the %s split have names and those of the %s split have none: equal numbers are taken for the "
+            "same class",
+            *(named, unnamed),
+        )
+        return eval_dataset
+    for lacking, names in (("evaluation", set(theirs) - set(ours)), ("training", set(ours) - set(theirs))):
+        if names:
+            logger.warning("classes that the %s split lacks (%d): %s", lacking, len(names), name_some(sorted(names)))
+    if not set(ours) & set(theirs):
+        logger.warning("evaluation and training split have no class in common: left out the evaluation split's labels")
+        return eval_dataset.remove_columns("label")
+    names = [*theirs, *(name for name in ours if name not in theirs)]
+    numbers = {name: number for number, name in enumerate(names)}
+    renumbered = np.array([numbers[name] for name in ours])[np.asarray(eval_dataset["label"])]
+    feature = datasets.ClassLabel(names=names)
+    return eval_dataset.remove_columns("label").add_column("label", renumbered, feature=feature)
 
 
 def _load_digits(split: str) -> datasets.Dataset:
@@ -106,14 +162,17 @@ def _load_from_hub(name: str, config_name: str | None, split: str, streaming: bo
         raise FileNotFoundError(f"{message} (a dataset's name is NAME or USER/NAME). Check the path.")
     try:
         return datasets.load_dataset(name, config_name, split=split, streaming=streaming)
-    except (FileNotFoundError, ConnectionError) as error:
+    except (OSError, datasets.exceptions.DatasetsError) as error:
         raise FileNotFoundError(
-            f"{message} ({error}). Check the name; a private dataset needs `hf auth login`; 'digits' needs no network."
+            f"{message} ({printable(error)}). Check the name; a private dataset needs `hf auth login`; 'digits' needs no network."
         ) from error
 
 
 def _load_saved(folder: str, split: str) -> datasets.Dataset:
-    saved = datasets.load_from_disk(folder)
+    try:
+        saved = datasets.load_from_disk(folder)
+    except Exception as error:  # `datasets` takes what its files say for granted
+        raise ValueError(f"The saved dataset {folder!r} cannot be read: {printable(error)}") from error
     if isinstance(saved, datasets.DatasetDict):
         _check_split(split, saved, folder)
         return saved[split]
@@ -137,28 +196,103 @@ def _load_files(name: str, split: str, streaming: bool):
     if shards:
         _check_split(split, shards, name)
         try:
-            return datasets.load_dataset("parquet", data_files=dict(shards), split=split, streaming=streaming)
+            _check_same_classes(shards[split])
+            # This split alone: one builder would take the class names of one split for those of all.
+            return datasets.load_dataset("parquet", data_files={split: shards[split]}, split=split, streaming=streaming)
         except (ValueError, datasets.exceptions.DatasetGenerationError) as error:
-            raise ValueError(f"The parquet files of {name!r} cannot be read: {error.__cause__ or error}") from error
+            cause = printable(error.__cause__ or error)
+            raise ValueError(f"The parquet files of {name!r} cannot be read: {cause}") from error
 
-    images = [file for file in files if os.path.splitext(file)[1].lower() in _IMAGE_SUFFIXES]
+    images = [file for file in files if _is_image(file)]
     if folder and images:
-        return _load_image_folder(folder, images, split)
+        metadata = [file for file in files if os.path.basename(file) in _METADATA_FILES]
+        return _load_image_folder(folder, images, split, metadata)
 
     suffixes = sorted({os.path.splitext(file)[1] or file for file in files})
-    found = f"{len(files)} files ({', '.join(suffixes[:8])})" if files else "no file at all"
+    found = f"{len(files)} files ({name_some(suffixes)})" if files else "no file at all"
     raise FileNotFoundError(
         f"{name!r} is neither an image folder nor parquet files: it has {found}. "
         f"Give a folder with images ({', '.join(_IMAGE_SUFFIXES)}), or parquet files."
     )
 
 
+def _is_image(file: str) -> bool:
+    return os.path.splitext(file)[1].lower() in _IMAGE_SUFFIXES
+
+
 def _list_files(folder: str) -> list[str]:
-    files = []
-    for root, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith((".", "__"))]  # .cache, __MACOSX
-        files += [os.path.relpath(root, folder) + os.sep + name for name in names if not name.startswith(".")]
-    return sorted(file.removeprefix(os.curdir + os.sep) for file in files)
+    """The regular files in a folder and its folders, sorted.
+
+    Links are followed, but for those to a folder that lies above them or was listed before in the same class or split.
+    """
+    above = {_identity(path) for path in (Path(folder).resolve(), *Path(folder).resolve().parents)}
+    files, pending = [], [("", above)]
+    left_out = collections.defaultdict(list)
+    while pending:
+        inner, seen = pending.pop()
+        for entry in _entries(folder, inner):
+            path = os.path.join(inner, entry.name)
+            is_folder = os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
+            if entry.name.startswith(".") or (is_folder and entry.name.startswith("__")):  # .cache, __MACOSX
+                continue
+            if not _is_utf8(entry.name):
+                left_out["have names that are not UTF-8: rename them"].append(path)
+            elif is_folder:
+                seen_here = seen if inner else set(above)
+                if _identity(entry.path) in seen_here:
+                    left_out["are links to folders that are listed already"].append(path)
+                else:
+                    seen_here.add(_identity(entry.path))
+                    pending.append((path, seen_here))
+            elif os.path.isfile(entry.path) if entry.is_symlink() else entry.is_file():
+                files.append(path)
+            elif _is_image(path):
+                left_out["are no regular files: links that lead nowhere, pipes or devices"].append(path)
+    for reason, paths in left_out.items():
+        logger.warning(
+            "left out %d entries of %s that %s (%s)", len(paths), printable(folder), reason, name_some(paths)
+        )
+    return sorted(files)
+
+
+def _entries(folder: str, inner: str) -> list[os.DirEntry]:
+    try:
+        with os.scandir(os.path.join(folder, inner)) as entries:
+            return list(entries)
+    except OSError as error:
+        raise OSError(
+            f"the folder {os.path.join(folder, inner)!r} cannot be listed ({error.strerror}), and its images would be "
+            f"missing: make it readable, or move it out of {folder!r}"
+        ) from error
+
+
+def _identity(path: str | Path) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _check_same_classes(files: list[str]) -> None:
+    """Raises `ValueError` if parquet files that make one table number their classes apart."""
+    classes = [_class_names(file) for file in files]
+    for file, names in zip(files, classes, strict=True):
+        if names != classes[0]:
+            raise ValueError(
+                f"{files[0]!r} and {file!r} have other class names, or the same in another order: number the classes of "
+                "all files alike"
+            )
+
+
+def _class_names(parquet_file: str) -> dict[str, list[str]]:
+    features = datasets.Features.from_arrow_schema(pyarrow.parquet.read_schema(parquet_file))
+    return {name: feature.names for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)}
 
 
 def _split_of(file: Path) -> str:
@@ -170,7 +304,7 @@ def _split_of(file: Path) -> str:
     return "train"
 
 
-def _load_image_folder(folder: str, images: list[str], split: str) -> datasets.Dataset:
+def _load_image_folder(folder: str, images: list[str], split: str, metadata: list[str]) -> datasets.Dataset:
     """Load an image folder as paths: a file is opened when its row is used.
 
     The builder that `datasets` has for it would take any class or file with a name like a split's for that split, and
@@ -188,7 +322,15 @@ def _load_image_folder(folder: str, images: list[str], split: str) -> datasets.D
     columns = {"image": [os.path.join(folder, image) for image in images]}
     features = datasets.Features(image=datasets.Value("string"))
     class_names = sorted({_top_folder(image) for image in images})
-    if len(class_names) > 1 and "" not in class_names:
+    if metadata:
+        logger.warning("labels come from class folders: did not read %s", name_some(metadata))
+    if len(class_names) > 1 and "" in class_names:
+        outside = [image for image in images if not _top_folder(image)]
+        logger.warning(
+            "%s has %d images outside of its %d class folders (%s), so none of its images has a label",
+            *(printable(folder), len(outside), len(class_names) - 1, name_some(outside)),
+        )
+    elif len(class_names) > 1:
         labels = {name: label for label, name in enumerate(class_names)}
         columns["label"] = [labels[_top_folder(image)] for image in images]
         features["label"] = datasets.ClassLabel(names=class_names)
@@ -201,14 +343,16 @@ def _top_folder(file: str) -> str:
 
 def _check_split(split: str, splits, name: str) -> None:
     if split not in splits:
-        raise ValueError(f"{name!r} has no split {split!r}; the splits there are: {', '.join(sorted(splits))}.")
+        there = name_some(sorted(splits), limit=20)
+        raise ValueError(f"{name!r} has no split {split!r}; the splits there are: {there}.")
 
 
-def _select_columns(dataset, name: str, image_column: str | None, label_column: str | None):
+def _select_columns(dataset, name: str, image_column: str | None, label_column: str | None, remote: bool):
     features = dataset.features or {}
     for column in (image_column, label_column):
         if column is not None and column not in features:
-            raise ValueError(f"{name!r} has no column {column!r}; the columns there are: {', '.join(features)}.")
+            there = name_some(features, limit=20)
+            raise ValueError(f"{name!r} has no column {column!r}; the columns there are: {there}.")
     if image_column is None:
         image_column = _find_image_column(features, name)
     elif not _may_hold_images(features[image_column]):
@@ -222,7 +366,7 @@ def _select_columns(dataset, name: str, image_column: str | None, label_column: 
         )
 
     # First the cast: an iterable dataset would decode its images to rename a column, and encode them again.
-    dataset = dataset.cast_column(image_column, datasets.Image(decode=False))
+    dataset = dataset.cast_column(image_column, datasets.Image(decode=False, id=_REMOTE if remote else None))
     columns = {image_column: "image"} | ({label_column: "label"} if label_column else {})
     dataset = dataset.select_columns(list(columns))
     return dataset.rename_columns({old: new for old, new in columns.items() if old != new})
@@ -235,10 +379,9 @@ def _find_image_column(features: datasets.Features, name: str) -> str:
     for column in _IMAGE_COLUMNS:
         if column in features and _may_hold_images(features[column]):
             return column
-    what = f"several image columns ({', '.join(typed)})" if typed else "no image column"
-    raise ValueError(
-        f"{name!r} has {what}; the columns there are: {', '.join(features) or 'unknown'}. Name it with image_column."
-    )
+    what = f"several image columns ({name_some(typed)})" if typed else "no image column"
+    there = name_some(features, limit=20) or "unknown"
+    raise ValueError(f"{name!r} has {what}; the columns there are: {there}. Name it with image_column.")
 
 
 def _may_hold_images(feature) -> bool:
@@ -263,12 +406,29 @@ def _holds_classes(feature) -> bool:
     )
 
 
+def _check_labels(dataset: datasets.Dataset, name: str, label_column: str | None) -> datasets.Dataset:
+    """Leave labels out that not every image has: null, or negative as in the test splits of the Hub."""
+    labels = dataset.data.column("label")
+    num_classes = getattr(dataset.features["label"], "num_classes", _MAX_CLASSES)
+    valid = pyarrow.compute.and_(
+        pyarrow.compute.greater_equal(labels, 0), pyarrow.compute.less(labels, min(num_classes, _MAX_CLASSES))
+    )
+    missing = len(labels) - (pyarrow.compute.sum(valid).as_py() or 0)
+    if not missing:
+        return dataset
+    found = f"{missing} of the {len(labels)} images of {name!r} have no label from 0 to {num_classes - 1}"
+    if label_column is not None:
+        raise ValueError(f"{found} in the column {label_column!r}: remove these images, or leave label_column out.")
+    logger.warning("%s, so that the others' are left out too", found)
+    return dataset.remove_columns("label")
+
+
 def _check_readable(dataset, name: str) -> None:
     """Read images until one can be read: in a sound dataset that is the first."""
-    errors, count = [], 0
+    errors, count, remote = [], 0, is_remote(dataset)
     for row in dataset:
         try:
-            decode_image(row["image"], f"row {count}")
+            decode_image(row["image"], f"row {count}", remote=remote)
             return
         except UnreadableImageError as error:
             count += 1

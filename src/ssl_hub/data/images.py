@@ -2,6 +2,10 @@
 
 import io
 import math
+import os
+import stat
+import urllib.request
+import warnings
 from contextlib import contextmanager
 
 import fsspec
@@ -9,8 +13,29 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
+from ssl_hub.printing import printable
 
-class UnreadableImageError(Exception):
+# The formats that are opened, as Pillow names them, and the suffixes of their files. Pillow has decoders that start other
+# programs, Ghostscript for one, and a file's content says which decoder reads it, not its name.
+IMAGE_FORMATS = {
+    "AVIF": (".avif",),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "JPEG2000": (".jp2",),
+    "PNG": (".png",),
+    "PPM": (".pbm", ".pgm", ".pnm", ".ppm"),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+}
+# Longest over shortest edge: resized to a usual height, a strip that is longer would take gigabytes.
+MAX_ASPECT = 100
+# Of a file on the network: seconds without an answer, and bytes.
+_TIMEOUT = 10
+_MAX_BYTES = 2**28
+
+
+class UnreadableImageError(ValueError):
     """An image cannot be decoded; `name` is its file or row."""
 
     def __init__(self, message: str, name: str = ""):
@@ -18,7 +43,7 @@ class UnreadableImageError(Exception):
         self.name = name
 
 
-def decode_image(image: "dict | Image.Image", name: str = "image") -> Image.Image:
+def decode_image(image: "dict | Image.Image", name: str = "image", *, remote: bool = False) -> Image.Image:
     """Decode an image to RGB, 8 bits a channel, upright.
 
     The EXIF orientation is applied and transparency is composited on white. 16-bit pixels are scaled to 8 bits, not
@@ -26,13 +51,16 @@ def decode_image(image: "dict | Image.Image", name: str = "image") -> Image.Imag
 
     Args:
         image: A PIL image, or the `{"bytes", "path"}` of a `datasets.Image(decode=False)` column. Without bytes the
-            path is opened: a local file or any address that fsspec knows.
+            path is opened, a local file.
         name: What to call an image that has no path, such as "row 3".
+        remote: Whether the path may also be an address, on the Hub (`hf://`, also of a file in an archive there) or
+            `http(s)://`.
 
     Raises:
-        UnreadableImageError: The file is missing, empty, truncated, no image, or too large (a decompression bomb).
+        UnreadableImageError: The file is missing, empty, truncated, of none of the `IMAGE_FORMATS`, larger than
+            `PIL.Image.MAX_IMAGE_PIXELS` or longer than `MAX_ASPECT` times its width.
     """
-    return EncodedImage(image, name).decode()
+    return EncodedImage(image, name, remote=remote).decode()
 
 
 class EncodedImage:
@@ -44,14 +72,16 @@ class EncodedImage:
         height, width: Of the upright image, in pixels.
     """
 
-    def __init__(self, image: "dict | Image.Image", name: str = "image"):
+    def __init__(self, image: "dict | Image.Image", name: str = "image", *, remote: bool = False):
         self.name = name
         with self._errors():
             if isinstance(image, Image.Image):
+                _check_size(image)
                 self._image = _to_upright_rgb(image)
             else:
-                self.name = image["path"] or name
-                self._image = Image.open(_open(image))
+                image = image or {"bytes": None, "path": None}  # a row may be null
+                self.name = printable(image["path"] or name).replace("\n", r"\n")
+                self._image = _open(image, remote)
                 if not isinstance(self._image, JpegImageFile):  # whose size may change when it is decoded
                     with self._image as opened:
                         self._image = _to_upright_rgb(opened)
@@ -78,27 +108,78 @@ class EncodedImage:
             yield
         except UnidentifiedImageError as error:
             raise UnreadableImageError(f"{self.name}: not an image file, or of no known format", self.name) from error
+        except _RefusedError as error:
+            raise UnreadableImageError(f"{self.name}: {error}", self.name) from error
         except Exception as error:  # a damaged file makes Pillow's decoders raise nearly anything, struct.error too
-            raise UnreadableImageError(f"{self.name}: {type(error).__name__}: {error}", self.name) from error
+            message = f"{self.name}: {type(error).__name__}: {printable(error)}"
+            raise UnreadableImageError(message, self.name) from error
 
 
-def _open(image: dict):
+class _RefusedError(Exception):
+    """Says in words why an image is not decoded."""
+
+
+def _open(image: dict, remote: bool) -> Image.Image:
     if image["bytes"] is not None:
-        return io.BytesIO(image["bytes"])
-    if "://" in image["path"]:
-        with fsspec.open(image["path"]) as file:
-            return io.BytesIO(file.read())
-    return image["path"]
+        file = io.BytesIO(image["bytes"])
+    elif not image["path"]:
+        raise _RefusedError("neither bytes nor a path")
+    elif "://" in image["path"]:
+        file = _download(image["path"], remote)
+    else:
+        file = image["path"]
+        if not stat.S_ISREG(os.stat(file).st_mode):
+            raise _RefusedError("no regular file")  # a pipe would be waited for, a device may never end
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # see _check_size
+        opened = Image.open(file, formats=tuple(IMAGE_FORMATS))
+    try:
+        _check_size(opened)
+    except _RefusedError:
+        opened.close()
+        raise
+    return opened
+
+
+def _download(address: str, remote: bool) -> io.BytesIO:
+    if not remote:
+        raise _RefusedError(
+            "an address on the network, which is followed in datasets of the Hub only: download the file"
+        )
+    protocol = address.rpartition("::")[2].partition("://")[0]
+    if protocol == "hf":
+        opened = fsspec.open(address)  # huggingface_hub has time-outs of its own
+    elif address.startswith(("http://", "https://")):
+        opened = urllib.request.urlopen(address, timeout=_TIMEOUT)  # noqa: S310 - its protocol is checked
+    else:
+        raise _RefusedError("an address that begins with none of hf://, http:// and https://")
+    with opened as file:
+        content = file.read(_MAX_BYTES + 1)
+    if len(content) > _MAX_BYTES:
+        raise _RefusedError(f"more than {_MAX_BYTES} bytes")
+    return io.BytesIO(content)
+
+
+def _check_size(image: Image.Image) -> None:
+    """Looks at the size that the header says, before anything is decoded."""
+    short, long = sorted(image.size)
+    # Pillow itself refuses twice as many, and warns of these.
+    if Image.MAX_IMAGE_PIXELS is not None and short * long > Image.MAX_IMAGE_PIXELS:
+        raise _RefusedError(
+            f"{image.width} x {image.height} pixels, more than the {Image.MAX_IMAGE_PIXELS} of PIL.Image.MAX_IMAGE_PIXELS"
+        )
+    if long > MAX_ASPECT * short:
+        raise _RefusedError(f"{image.width} x {image.height} pixels, longer than {MAX_ASPECT} times its width")
 
 
 def _to_upright_rgb(image: Image.Image) -> Image.Image:
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
-        pixels = np.asarray(image, dtype=np.float64) / 257  # 65535 / 255
-        return _gray(pixels)
+        pixels = np.asarray(image).astype(np.int32).clip(0, 65535)
+        return _gray((pixels + 128) // 257)  # rounded; 257 is 65535 / 255
     if image.mode == "F":
         pixels = np.nan_to_num(np.asarray(image))
-        return _gray(pixels * 255 if pixels.max() <= 1 else pixels)
+        return _gray((pixels * 255 if pixels.max() <= 1 else pixels).round().clip(0, 255))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         background = Image.new("RGBA", image.size, "white")
@@ -107,4 +188,4 @@ def _to_upright_rgb(image: Image.Image) -> Image.Image:
 
 
 def _gray(pixels: np.ndarray) -> Image.Image:
-    return Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8)).convert("RGB")
+    return Image.fromarray(pixels.astype(np.uint8)).convert("RGB")

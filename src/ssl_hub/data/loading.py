@@ -1,6 +1,7 @@
 """Batches for training and evaluation: the same ones whatever the number of workers or processes."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import cycle, islice
 from typing import NamedTuple
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ssl_hub.data.datasets import is_remote
 from ssl_hub.data.images import EncodedImage, UnreadableImageError, decode_image
 from ssl_hub.data.views import View
 
@@ -62,6 +64,31 @@ def build_train_loader(
         persistent_workers=num_workers > 0,
         generator=torch.Generator(),  # its own, or each epoch would take a number from the global one
     )
+
+
+@contextmanager
+def explain_worker_errors() -> Iterator[None]:
+    """Turn what a loader's worker processes come to into one sentence: torch reports it as the text of a traceback.
+
+    Raises:
+        ChildProcessError: A worker was killed. Torch notices wherever the main process happens to be, so this goes around
+            all that runs while a loader is open.
+        ValueError, OSError: As the worker raised them.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise ChildProcessError(
+            f"{str(error.__cause__ or error).strip()} Most likely memory ran out: the main memory, or the shared one "
+            "(/dev/shm; `docker run --shm-size`). Give the run more or make --dataloader_num_workers or "
+            "--per_device_train_batch_size smaller, and go on with --resume_from_checkpoint latest."
+        ) from error
+    except (ValueError, OSError) as error:
+        if not str(error).startswith("Caught ") or "in DataLoader worker process" not in str(error):
+            raise
+        raise type(error)(str(error).strip().rpartition("\n")[2].partition(": ")[2]) from error
 
 
 class ViewKey(NamedTuple):
@@ -210,13 +237,14 @@ class ViewDataset(Dataset):
         self.dataset = dataset
         self.views = views
         self.seed = seed
+        self.remote = is_remote(dataset)
 
     def __getitem__(self, key: tuple) -> dict:
         key = ViewKey(*key)
         unreadable = []
         for row, shown in self._candidates(key):
             try:
-                encoded = EncodedImage(row["image"], f"row {shown}")
+                encoded = EncodedImage(row["image"], f"row {shown}", remote=self.remote)
                 drawn = self._draw(encoded.height, encoded.width, key)
                 # Decoded once, whatever the number of views, and no larger than they need.
                 resolution = max(view.resolution(parameters) for view, parameters in drawn)
@@ -308,6 +336,7 @@ class _ImageDataset(Dataset):
 
     def __init__(self, dataset: datasets.Dataset):
         self.dataset = dataset
+        self.remote = is_remote(dataset)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -316,7 +345,7 @@ class _ImageDataset(Dataset):
         row = self.dataset[index]
         sample = {"image": None, "index": index, "label": row.get("label"), "unreadable": []}
         try:
-            sample["image"] = decode_image(row["image"], f"row {index}")
+            sample["image"] = decode_image(row["image"], f"row {index}", remote=self.remote)
         except UnreadableImageError as error:
             sample["unreadable"].append(error.name)
         return sample

@@ -54,6 +54,11 @@ class Evaluator:
     needs_labels: ClassVar[bool]
     needs_train_features: ClassVar[bool]
 
+    @property
+    def max_train_samples(self) -> int | None:
+        """How many of the training images `evaluate` gets at most, a random sample; None for all of them."""
+        return None
+
     def __init_subclass__(cls):
         taken = cls.metrics.keys() & METRICS.keys()
         if cls.type in EVALUATORS or taken:

@@ -19,7 +19,7 @@ from transformers import BaseImageProcessor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ..data.loading import build_eval_loader
-from .pretrained import patch_tokens
+from .feature_models import patch_tokens
 
 DTYPES = ("float32", "float16")
 

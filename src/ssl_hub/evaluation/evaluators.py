@@ -9,9 +9,9 @@ from difflib import get_close_matches
 
 from .base import EVALUATORS, METRICS, Evaluator, Metric
 
-# A protocol is a file of this package: importing it makes it known.
+# A protocol is a file of this package: importing it makes it known. `metrics` imports `evaluate`, which takes seconds.
 for _module in pkgutil.iter_modules(importlib.import_module(__package__).__path__):
-    if f"{__package__}.{_module.name}" != __name__:
+    if _module.name not in ("evaluators", "metrics"):
         importlib.import_module(f".{_module.name}", __package__)
 
 __all__ = ["DEFAULT_EVALUATION", "EVALUATORS", "METRICS", "Evaluator", "Metric", "build_evaluators", "describe_metrics"]
@@ -19,6 +19,8 @@ __all__ = ["DEFAULT_EVALUATION", "EVALUATORS", "METRICS", "Evaluator", "Metric",
 DEFAULT_EVALUATION = [{"type": "knn"}, {"type": "label_free"}]
 
 logger = logging.getLogger(__name__)
+
+_LABELS_ARE = "sort its images into class folders, or name the column of the labels with --label_column_name"
 
 
 def build_evaluators(
@@ -47,9 +49,9 @@ def build_evaluators(
         if evaluator.needs_train_features and not has_train_features:
             lacks = "the training images by index, and they are streamed: load them without --streaming"
         elif evaluator.needs_labels and not has_eval_labels:
-            lacks = "labels, and the evaluation split has none: name their column with --label_column_name"
+            lacks = f"labels, and the evaluation split has none: {_LABELS_ARE}"
         elif evaluator.needs_labels and evaluator.needs_train_features and not has_train_labels:
-            lacks = "labels, and the training split has none: name their column with --label_column_name"
+            lacks = f"labels, and the training split has none: {_LABELS_ARE}"
         if lacks is None:
             allowed.append(evaluator)
         elif specs is None:

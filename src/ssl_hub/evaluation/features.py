@@ -4,13 +4,14 @@ import logging
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ..distributed import gather, num_processes, process_index, sum_
 from ..lifecycle import FeatureTable
-from .base import LabelledFeatures
+from ..printing import name_some
 
 logger = logging.getLogger(__name__)
 
@@ -20,44 +21,59 @@ LARGEST_TABLE_IN_MEMORY = 2**31
 _MAX_ENTRIES = 2**26
 
 
+class ExtractedFeatures(NamedTuple):
+    """Features `(N, D)` of the images that could be read, float32 on the CPU.
+
+    With labels `(N,)` and the images' rows in the dataset `(N,)`, either None if the loader does not give them.
+    """
+
+    features: Tensor
+    labels: Tensor | None
+    indices: Tensor | None
+
+
 def extract_features(
     model: nn.Module, loader: Iterable[dict], device: torch.device | str | None = None
-) -> LabelledFeatures:
+) -> ExtractedFeatures:
     """Pooled features of every readable image that `loader` yields, in its order.
 
-    An image that cannot be read has no row here, and a warning tells how many there are; [`extract_feature_table`] keeps
-    a row for it. The model runs in eval mode without gradients; afterwards every submodule is back in the mode it was
+    An image that cannot be read has no row here, and a warning tells how many there are: it takes the `indices` to pair
+    features with files. [`extract_feature_table`] keeps a row for every image. The model runs in eval mode without gradients; afterwards every submodule is back in the mode it was
     in. The random state of torch is left as it was found, so that an evaluation between two steps does not change a
     training run.
 
     Args:
         model: `model(pixel_values).pooler_output` must be of shape `(B, D)`.
-        loader: yields dicts with `"pixel_values"` `(B, C, H, W)` and, in all batches or in none, `"labels"` `(B,)`;
-            `"unreadable"`, if there, names the images that were left out.
+        loader: yields dicts with `"pixel_values"` `(B, C, H, W)` and, each in all batches or in none, `"labels"` `(B,)`
+            and `"indices"` `(B,)`; `"unreadable"`, if there, names the images that were left out.
         device: where the batches are sent; by default where the model's parameters are.
 
-    Returns:
-        Features `(N, D)`, float32 on the CPU, and labels `(N,)` on the CPU, or None if the loader has none.
-
     Raises:
-        ValueError: the loader yields no image, or labels in some batches only, or the features are not `(B, D)`.
+        ValueError: the loader yields no image, or labels or indices in some batches only, or the features are not
+            `(B, D)`.
     """
     device = device or next(model.parameters()).device
-    features, labels, unreadable = [], [], []
+    features: list[Tensor] = []
+    others: dict[str, list[Tensor]] = {"labels": [], "indices": []}
+    unreadable: list[str] = []
     with _evaluation(model):
         for batch in loader:
             unreadable += batch.get("unreadable", [])
             if len(batch["pixel_values"]) > 0:  # else none of its images could be read
                 features.append(_checked(model(batch["pixel_values"].to(device)).pooler_output))
-                if "labels" in batch:
-                    labels.append(batch["labels"].cpu())
+                for name in others.keys() & batch.keys():
+                    others[name].append(batch[name].cpu())
     if unreadable:
-        logger.warning("%d images cannot be read and have no features: %s", len(unreadable), ", ".join(unreadable[:5]))
+        logger.warning("%d images cannot be read and have no features: %s", len(unreadable), name_some(unreadable))
     if not features:
         raise ValueError("The loader yields no image: give it at least one (mind drop_last and the split).")
-    if labels and len(labels) != len(features):
-        raise ValueError(f"{len(labels)} of {len(features)} batches have 'labels': give them in all batches or none.")
-    return LabelledFeatures(torch.cat(features), torch.cat(labels) if labels else None)
+    for name, tensors in others.items():
+        if tensors and len(tensors) != len(features):
+            raise ValueError(
+                f"{len(tensors)} of {len(features)} batches have {name!r}: give them in all batches or none."
+            )
+    labels, indices = (torch.cat(tensors) if tensors else None for tensors in others.values())
+    return ExtractedFeatures(torch.cat(features), labels, indices)
 
 
 def extract_feature_table(

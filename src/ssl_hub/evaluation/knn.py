@@ -1,5 +1,6 @@
 """Weighted k-nearest-neighbour classification of frozen features, the protocol of Wu et al. (arXiv 1805.01978)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,7 +11,7 @@ from torch.nn.functional import normalize
 from .base import Evaluator, LabelledFeatures, Metric
 from .features import check_features
 
-# Entries of the similarity matrix held at a time: 256 MiB of float32, whatever the sizes of the two sets.
+# Entries of the similarity matrix that are on a GPU at a time: 256 MiB of float32, whatever the sizes of the two sets.
 _MAX_SIMILARITIES = 2**26
 
 
@@ -42,6 +43,15 @@ def knn_classify(
         ValueError: sizes that do not fit, an empty set, features that are not finite, `k`, a label or the temperature
             out of range.
     """
+    similarities, neighbor_labels = _nearest(train_features, train_labels, features, k)
+    _check_temperature(temperature)
+    if train_labels.max() >= num_classes:
+        raise ValueError(f"A train label is {train_labels.max()}, but num_classes={num_classes}.")
+    return _vote(similarities, neighbor_labels, num_classes, temperature)
+
+
+def _nearest(train_features: Tensor, train_labels: Tensor, features: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Similarities `(M, k)` of the nearest train features, in falling order, and their labels."""
     check_features("train", train_features, train_labels)
     check_features("test", features)
     if features.shape[1] != train_features.shape[1]:
@@ -51,20 +61,24 @@ def knn_classify(
         )
     if not 1 <= k <= len(train_features):
         raise ValueError(f"k={k} neighbours of {len(train_features)} train features: choose k in [1, N].")
-    _check_temperature(temperature)
-    if train_labels.max() >= num_classes:
-        raise ValueError(f"A train label is {train_labels.max()}, but num_classes={num_classes}.")
-
     train_features = normalize(train_features.float())
-    train_labels = train_labels.to(train_features.device, torch.long)
-    chunk_size = max(1, _MAX_SIMILARITIES // len(train_features))
-    scores = []
-    for chunk in features.split(chunk_size):
-        similarities = normalize(chunk.float()) @ train_features.T
-        nearest, indices = similarities.topk(k)
-        votes = (nearest / temperature).softmax(dim=1)
-        scores.append(votes.new_zeros(len(chunk), num_classes).scatter_add_(1, train_labels[indices], votes))
-    return torch.cat(scores)
+    labels = train_labels.to(train_features.device, torch.long)
+    if train_features.device.type == "cpu":
+        import faiss  # it takes a while to import
+
+        similarities, indices = faiss.knn(
+            normalize(features.float()).numpy(), train_features.numpy(), k, metric=faiss.METRIC_INNER_PRODUCT
+        )
+        return torch.from_numpy(similarities), labels[torch.from_numpy(indices)]
+    found = []
+    for chunk in features.split(max(1, _MAX_SIMILARITIES // len(train_features))):
+        found.append((normalize(chunk.float()) @ train_features.T).topk(k))
+    return torch.cat([each.values for each in found]), labels[torch.cat([each.indices for each in found])]
+
+
+def _vote(similarities: Tensor, neighbor_labels: Tensor, num_classes: int, temperature: float) -> Tensor:
+    votes = (similarities / temperature).softmax(dim=1)
+    return votes.new_zeros(len(votes), num_classes).scatter_add_(1, neighbor_labels, votes)
 
 
 def knn_accuracy(
@@ -81,15 +95,36 @@ def knn_accuracy(
         test_features: `(M, D)`.
         test_labels: `(M,)`, class indices.
     """
-    check_features("train", train_features, train_labels)
+    accuracies = knn_accuracies(train_features, train_labels, test_features, test_labels, [k], [temperature])
+    return accuracies[k, temperature]
+
+
+def knn_accuracies(
+    train_features: Tensor,
+    train_labels: Tensor,
+    test_features: Tensor,
+    test_labels: Tensor,
+    ks: Sequence[int] = (10, 20, 100, 200),
+    temperatures: Sequence[float] = (0.07,),
+) -> dict[tuple[int, float], float]:
+    """[`knn_accuracy`] by k and temperature; the neighbours are looked for once. The arguments and errors are its own."""
     check_features("test", test_features, test_labels)
-    num_classes = int(train_labels.max()) + 1
-    scores = knn_classify(train_features, train_labels, test_features, num_classes, k, temperature)
-    return (scores.argmax(dim=1) == test_labels.to(scores.device)).float().mean().item()
+    for temperature in temperatures:
+        _check_temperature(temperature)
+    similarities, labels = _nearest(train_features, train_labels, test_features, max(ks))
+    num_classes, test_labels = int(train_labels.max()) + 1, test_labels.to(labels.device)
+    accuracies = {}
+    for k in ks:
+        if k < 1:
+            raise ValueError(f"k={k} neighbours: choose k in [1, N].")
+        for temperature in temperatures:
+            scores = _vote(similarities[:, :k], labels[:, :k], num_classes, temperature)
+            accuracies[k, temperature] = (scores.argmax(dim=1) == test_labels).float().mean().item()
+    return accuracies
 
 
 def _check_temperature(temperature: float) -> None:
-    if not (isinstance(temperature, int | float) and temperature > 0):
+    if not (isinstance(temperature, int | float) and 0 < temperature < float("inf")):
         raise ValueError(f"temperature={temperature!r} must be a positive number (the paper uses 0.07).")
 
 
@@ -100,6 +135,7 @@ class KNNEvaluator(Evaluator):
     Args:
         k: number of neighbours; of a training set with fewer images, all vote.
         temperature: positive.
+        max_samples: images of the training set in the bank, a random sample; 0 or None for all of them.
     """
 
     type: ClassVar[str] = "knn"
@@ -111,11 +147,21 @@ class KNNEvaluator(Evaluator):
 
     k: int = 20
     temperature: float = 0.07
+    max_samples: int | None = None
 
     def __post_init__(self):
         if type(self.k) is not int or self.k < 1:
             raise ValueError(f"k={self.k!r} of the evaluation 'knn' must be a whole number of at least 1.")
         _check_temperature(self.temperature)
+        if self.max_samples is not None and (type(self.max_samples) is not int or self.max_samples < 0):
+            raise ValueError(
+                f"max_samples={self.max_samples!r} of the evaluation 'knn' (--knn_max_samples) must be a whole number of "
+                "at least 0, which stands for all training images."
+            )
+
+    @property
+    def max_train_samples(self) -> int | None:
+        return self.max_samples or None
 
     def evaluate(self, features: LabelledFeatures, train: LabelledFeatures | None) -> dict[str, float]:
         k = min(self.k, len(train.features))

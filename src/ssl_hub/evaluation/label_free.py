@@ -71,7 +71,7 @@ def describe_collapse(std: float, rank: float) -> str | None:
 
 
 class LabelFreeEvaluator(Evaluator):
-    """Logs [`embedding_std`] and [`rankme`], and warns of a collapse."""
+    """Logs [`embedding_std`] and [`rankme`] of two images or more, and warns of a collapse."""
 
     type: ClassVar[str] = "label_free"
     metrics: ClassVar[dict[str, Metric]] = {
@@ -82,7 +82,9 @@ class LabelFreeEvaluator(Evaluator):
     needs_train_features: ClassVar[bool] = False
 
     def evaluate(self, features: LabelledFeatures, train: LabelledFeatures | None) -> dict[str, float]:
+        if len(features.features) < 2:  # which have no spread
+            return {}
         return {"embedding_std": embedding_std(features.features), "rankme": rankme(features.features)}
 
     def warning(self, metrics: dict[str, float]) -> str | None:
-        return describe_collapse(metrics["embedding_std"], metrics["rankme"])
+        return describe_collapse(metrics["embedding_std"], metrics["rankme"]) if metrics else None

@@ -4,7 +4,9 @@ import copy
 import functools
 import inspect
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
 
 import torch
 from torch import nn
@@ -90,7 +92,8 @@ def build_backbone(config: PreTrainedConfig, zero_init_residual: bool = False) -
     """
     from transformers import AutoModel  # not above: it is what imports our models
 
-    backbone = AutoModel.from_config(config)
+    with explain_failure(config):
+        backbone = AutoModel.from_config(config)
     if hasattr(backbone, "timm_model") and backbone.device.type != "meta":
         _initialize_as_timm(backbone, zero_init_residual)
     drop_trained_pooler(backbone)
@@ -117,6 +120,21 @@ def drop_trained_pooler(backbone: PreTrainedModel) -> None:
     pooler = getattr(backbone, "pooler", None)
     if isinstance(pooler, nn.Module) and any(isinstance(module, nn.Linear) for module in pooler.modules()):
         backbone.pooler = None
+
+
+@contextmanager
+def explain_failure(config: PreTrainedConfig) -> Iterator[None]:
+    """Turns whatever transformers raises for the configuration of a backbone into a `ValueError` that names it."""
+    try:
+        yield
+    except Exception as error:
+        values = {field.name: getattr(config, field.name) for field in fields(config) if field.default}
+        missed = error.args if isinstance(error, KeyError) else ()
+        suspects = [k for k, v in values.items() if v in missed or (type(v) in (int, list) and not v)]
+        hint = f"; look at {', '.join(suspects)} in backbone_config" if suspects else ""
+        raise ValueError(
+            f"transformers cannot build the backbone {config.model_type!r}: {type(error).__name__}: {error}{hint}"
+        ) from error
 
 
 def _initialize_as_timm(backbone: PreTrainedModel, zero_init_residual: bool) -> None:

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 import torch
 import torch.nn.functional as F
 
+from .losses import in_float32
+
 CHUNK_SIZE = 16_384  # rows of a table
 
 
@@ -50,6 +52,7 @@ def all_cores() -> Iterator[None]:
         faiss.omp_set_num_threads(before[1])
 
 
+@in_float32
 def fit_whitening(
     features: torch.Tensor, size: int, device: torch.device | str = "cpu"
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -79,17 +82,21 @@ def fit_whitening(
     return mean, (directions * scales).to(device, features.dtype)
 
 
+@in_float32
 def whiten(features: torch.Tensor, mean: torch.Tensor, projection: torch.Tensor) -> torch.Tensor:
     """Unit vectors `(N, size)` of what `fit_whitening` found for features `(N, D)`, computed where that is."""
     whitened = [F.normalize((chunk.to(mean.device) - mean) @ projection, dim=1) for chunk in features.split(CHUNK_SIZE)]
     return torch.cat([chunk.to(features.device) for chunk in whitened])
 
 
-def kmeans(features: torch.Tensor, num_clusters: int, iterations: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+def kmeans(
+    features: torch.Tensor, num_clusters: int, iterations: int, seed: int, restarts: int = 1
+) -> tuple[torch.Tensor, torch.Tensor]:
     """k-means of faiss (Euclidean), with all rows, without empty clusters.
 
     Args:
         features: table `(N, D)` on the CPU, N >= num_clusters.
+        restarts: how often to start, of which the best result counts.
 
     Returns:
         The cluster `(N,)` of every row, and the centroids `(num_clusters, D)`.
@@ -101,6 +108,7 @@ def kmeans(features: torch.Tensor, num_clusters: int, iterations: int, seed: int
         table.shape[1],
         num_clusters,
         niter=iterations,
+        nredo=restarts,
         seed=seed,
         min_points_per_centroid=1,
         max_points_per_centroid=-(-len(table) // num_clusters),
@@ -147,6 +155,23 @@ def split_largest(features: torch.Tensor, labels: torch.Tensor, centroids: torch
         centroids[cluster] = features[rows].to(centroids.dtype).mean(dim=0)
 
 
+@in_float32
+def nearest_centroids(
+    features: torch.Tensor, centroids: torch.Tensor, without: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The centroid `(N,)` that is most similar (largest dot product) to each feature.
+
+    Args:
+        features: `(N, D)`.
+        centroids: `(K, D)`.
+        without: `(K,)`, `True` for centroids that are left out.
+    """
+    similarities = features @ centroids.T
+    if without is not None:
+        similarities = similarities.masked_fill(without, float("-inf"))
+    return similarities.argmax(dim=1)
+
+
 def rebuild_small_clusters(
     features: torch.Tensor, labels: torch.Tensor, centroids: torch.Tensor, min_size: int
 ) -> None:
@@ -161,8 +186,7 @@ def rebuild_small_clusters(
     """
     small = cluster_sizes(labels, len(centroids)) < min_size
     members = (small[labels.clamp(min=0)] & (labels >= 0)).nonzero().flatten()
-    similarities = features[members].to(centroids.dtype) @ centroids.T
-    labels[members] = similarities.masked_fill(small, float("-inf")).argmax(dim=1)
+    labels[members] = nearest_centroids(features[members].to(centroids.dtype), centroids, without=small)
     for cluster in small.nonzero().flatten().tolist():
         split_largest(features, labels, centroids, cluster)
 

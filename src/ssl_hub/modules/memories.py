@@ -7,7 +7,7 @@ from torch import nn
 from transformers import initialization as init
 
 from ..distributed import broadcast_, gather, process_index
-from .clustering import cluster_means, cluster_sizes, rebuild_small_clusters
+from .clustering import cluster_means, cluster_sizes, nearest_centroids, rebuild_small_clusters
 from .losses import normalize
 
 
@@ -190,7 +190,7 @@ class OnlineClusterMemory(ClusterMemory):
         """
         indices, features = gather(indices), gather(normalize(features.to(self.features.dtype)))
         moved = normalize(self.features[indices].lerp(features, self.momentum))[self.last_of_each(indices)]
-        labels = (moved @ self.centroids.T).argmax(dim=1)
+        labels = nearest_centroids(moved, self.centroids)
         changed = labels != self.labels[indices]
         self.features[indices], self.labels[indices] = moved, labels
         return changed.float().mean()

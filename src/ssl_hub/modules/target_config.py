@@ -1,11 +1,8 @@
 """The fields by which a configuration names its target generator."""
 
-from huggingface_hub.dataclasses import strict
-
 from ..configuration_utils import MaskedPatchConfig
 
 
-@strict
 class MaskedTargetConfig(MaskedPatchConfig):
     r"""Base of the configurations of algorithms that predict of masked patches what a target generator makes of them.
 

@@ -1,22 +1,32 @@
 """The arguments of pretraining, named as in transformers' `TrainingArguments` and its `*_no_trainer` examples."""
 
 import argparse
+import re
 import sys
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
+from typing import Literal
 
-import yaml
 from transformers import HfArgumentParser, SchedulerType
 
 from ..evaluation.evaluators import build_evaluators
-from .recipes import Recipe, load_recipe
-
-PRECISIONS = ["no", "fp16", "bf16"]
+from ..field_types import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    PositiveShare,
+    Probability,
+    Seed,
+    ShareBelowOne,
+    check_fields,
+)
+from .recipes import Recipe, load_recipe, read_yaml
 
 # Where and how a run is logged, evaluated, saved and shared: of its arguments those that do not change what it trains.
 _NOT_IDENTITY = (
     *("output_dir", "resume_from_checkpoint", "logging_steps", "report_to", "checkpointing_steps", "save_total_limit"),
-    *("eval_steps", "evaluation", "per_device_eval_batch_size", "dataloader_num_workers"),
+    *("eval_steps", "evaluation", "knn_max_samples", "per_device_eval_batch_size", "dataloader_num_workers"),
     *("push_to_hub", "hub_model_id", "hub_private_repo"),
 )
 
@@ -34,6 +44,7 @@ class ModelArguments:
     )
 
     def __post_init__(self):
+        check_fields(self, "--")
         if self.config_overrides is not None and self.model_name_or_path is not None:
             raise ValueError(
                 "--config_overrides change a new model, and --model_name_or_path names one that is trained already: "
@@ -54,13 +65,17 @@ class DataArguments:
     )
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
     eval_split: str | None = field(
-        default=None, metadata={"help": "Labelled split for the kNN evaluation; none by default."}
+        default=None,
+        metadata={
+            "help": "Split to evaluate on, kNN if it has labels; by default a sample of training images, without kNN."
+        },
     )
     image_column_name: str | None = field(default=None, metadata={"help": "Found by its type when not given."})
     label_column_name: str | None = field(default=None, metadata={"help": "Found by its type when not given."})
     streaming: bool = field(default=False, metadata={"help": "Read the dataset while training; needs max_train_steps."})
 
     def __post_init__(self):
+        check_fields(self, "--")
         if (self.dataset_name is None) == (self.train_dir is None):
             raise ValueError(
                 "give either --dataset_name (a Hub name, a parquet file, 'digits', ...) or --train_dir (a folder of "
@@ -71,52 +86,57 @@ class DataArguments:
 @dataclass
 class PretrainingArguments:
     output_dir: str = field(metadata={"help": "Where checkpoints, metrics and the model go."})
-    seed: int = field(default=0, metadata={"help": "Of weights, order, views and masks."})
+    seed: Seed = field(default=0, metadata={"help": "Of weights, order, views and masks."})
 
-    num_train_epochs: float = field(default=100.0, metadata={"help": "Passes over the dataset."})
-    max_train_steps: int | None = field(default=None, metadata={"help": "Optimizer steps, instead of epochs."})
-    per_device_train_batch_size: int = field(default=256, metadata={"help": "Images a process and forward pass."})
-    per_device_eval_batch_size: int = field(default=256, metadata={"help": "Images a process in the evaluation."})
-    gradient_accumulation_steps: int = field(default=1, metadata={"help": "Forward passes an optimizer step."})
+    num_train_epochs: PositiveFloat = field(default=100.0, metadata={"help": "Passes over the dataset."})
+    max_train_steps: PositiveInt | None = field(default=None, metadata={"help": "Optimizer steps, instead of epochs."})
+    per_device_train_batch_size: PositiveInt = field(
+        default=256, metadata={"help": "Images a process and forward pass."}
+    )
+    per_device_eval_batch_size: PositiveInt = field(
+        default=256, metadata={"help": "Images a process in the evaluation."}
+    )
+    gradient_accumulation_steps: PositiveInt = field(default=1, metadata={"help": "Forward passes an optimizer step."})
 
-    base_learning_rate: float = field(
+    base_learning_rate: PositiveFloat = field(
         default=1.5e-4, metadata={"help": "Learning rate for 256 images an optimizer step; scaled by their number."}
     )
-    learning_rate: float | None = field(default=None, metadata={"help": "Learning rate, instead of the scaled one."})
+    learning_rate: PositiveFloat | None = field(
+        default=None, metadata={"help": "Learning rate, instead of the scaled one."}
+    )
     lr_scheduler_type: SchedulerType = field(default="cosine", metadata={"help": "A schedule of transformers."})
-    min_lr_rate: float = field(
+    min_lr_rate: Probability = field(
         default=0.0, metadata={"help": "Where cosine_with_min_lr ends, as a share of the learning rate."}
     )
     lr_milestones: str | None = field(
         default=None,
         metadata={"help": "Epochs, by comma, after which the learning rate is multiplied by a factor, instead."},
     )
-    lr_milestone_factor: float = field(default=0.1, metadata={"help": "That factor."})
-    warmup_epochs: float = field(default=0.0, metadata={"help": "Epochs of linear warm-up."})
-    warmup_steps: int | None = field(default=None, metadata={"help": "Steps of warm-up, instead of epochs."})
-    optim: str = field(default="adamw", metadata={"help": "Optimizer.", "choices": ["adamw", "sgd", "lars"]})
-    weight_decay: float = field(default=0.05, metadata={"help": "Not of biases, norms and tokens."})
-    weight_decay_end: float | None = field(
+    lr_milestone_factor: PositiveFloat = field(default=0.1, metadata={"help": "That factor."})
+    warmup_epochs: NonNegativeFloat = field(default=0.0, metadata={"help": "Epochs of linear warm-up."})
+    warmup_steps: NonNegativeInt | None = field(default=None, metadata={"help": "Steps of warm-up, instead of epochs."})
+    optim: Literal["adamw", "sgd", "lars"] = field(default="adamw", metadata={"help": "Optimizer."})
+    weight_decay: NonNegativeFloat = field(default=0.05, metadata={"help": "Not of biases, norms and tokens."})
+    weight_decay_end: NonNegativeFloat | None = field(
         default=None, metadata={"help": "Where the weight decay goes by a cosine over the run; constant by default."}
     )
     decay_norm_and_bias: bool = field(
         default=False,
         metadata={"help": "Treat biases, norms and tokens as all others: weight decay, LARS' adaptation."},
     )
-    norm_and_bias_lr_scale: float = field(
+    norm_and_bias_lr_scale: NonNegativeFloat = field(
         default=1.0, metadata={"help": "Factor of the learning rate of biases, norms and tokens."}
     )
-    sgd_momentum: float = field(default=0.9, metadata={"help": "Of SGD and LARS."})
-    adam_beta1: float = field(default=0.9, metadata={"help": "Of AdamW."})
-    adam_beta2: float = field(default=0.95, metadata={"help": "Of AdamW."})
-    adam_epsilon: float = field(default=1e-8, metadata={"help": "Of AdamW."})
-    max_grad_norm: float | None = field(default=None, metadata={"help": "Clip the gradient to this norm."})
+    sgd_momentum: ShareBelowOne = field(default=0.9, metadata={"help": "Of SGD and LARS."})
+    adam_beta1: ShareBelowOne = field(default=0.9, metadata={"help": "Of AdamW."})
+    adam_beta2: ShareBelowOne = field(default=0.95, metadata={"help": "Of AdamW."})
+    adam_epsilon: PositiveFloat = field(default=1e-8, metadata={"help": "Of AdamW."})
+    max_grad_norm: NonNegativeFloat | None = field(default=None, metadata={"help": "Clip the gradient to this norm."})
 
-    mixed_precision: str | None = field(
-        default=None,
-        metadata={"help": "Autocast: no, fp16 or bf16; by default what accelerate was told.", "choices": PRECISIONS},
+    mixed_precision: Literal["no", "fp16", "bf16"] | None = field(
+        default=None, metadata={"help": "Autocast: no, fp16 or bf16; by default what accelerate was told."}
     )
-    loss_chunk_size: int | None = field(
+    loss_chunk_size: PositiveInt | None = field(
         default=None,
         metadata={
             "help": "Images whose activations are held at once, for large contrastive batches: the exact gradient of the "
@@ -125,22 +145,26 @@ class PretrainingArguments:
     )
     gradient_checkpointing: bool = field(default=False, metadata={"help": "Less memory, more computation."})
     torch_compile: bool = field(default=False, metadata={"help": "Compile the model."})
-    dataloader_num_workers: int = field(default=0, metadata={"help": "Worker processes that load images."})
+    dataloader_num_workers: NonNegativeInt = field(default=0, metadata={"help": "Worker processes that load images."})
 
-    logging_steps: int = field(default=50, metadata={"help": "Steps between two lines of metrics.jsonl."})
+    logging_steps: PositiveInt = field(default=50, metadata={"help": "Steps between two lines of metrics.jsonl."})
     report_to: str = field(default="none", metadata={"help": "Trackers of Accelerate, by comma: tensorboard, wandb."})
-    eval_steps: int | None = field(
+    eval_steps: PositiveInt | None = field(
         default=None, metadata={"help": "Steps between evaluations; only before and after training by default."}
     )
     evaluation: str | None = field(
         default=None,
         metadata={"help": "Evaluators, instead of the recipe's, as YAML: '[{type: knn, k: 20}, {type: label_free}]'."},
     )
-    eval_crop_ratio: float = field(
+    knn_max_samples: NonNegativeInt | None = field(
+        default=None,
+        metadata={"help": "Training images in the bank of the kNN evaluation, a fixed random sample; 0 for all."},
+    )
+    eval_crop_ratio: PositiveShare = field(
         default=0.875, metadata={"help": "Share of the short side that evaluation keeps; travels with the model."}
     )
     checkpointing_steps: str = field(default="epoch", metadata={"help": "Steps between checkpoints, or 'epoch'."})
-    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep."})
+    save_total_limit: PositiveInt | None = field(default=2, metadata={"help": "Checkpoints to keep."})
     resume_from_checkpoint: str | None = field(
         default=None,
         metadata={"help": "A checkpoint folder, or 'latest': the last whole one of output_dir, if there is any."},
@@ -151,29 +175,18 @@ class PretrainingArguments:
     hub_private_repo: bool | None = field(default=None, metadata={"help": "Whether a new repository is private."})
 
     def __post_init__(self):
-        counts = (
-            "per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps logging_steps "
-            "max_train_steps eval_steps save_total_limit loss_chunk_size"
-        )
-        for name in counts.split():
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"--{name} must be at least 1, got {value}")
-        if self.num_train_epochs <= 0:
-            raise ValueError(f"--num_train_epochs must be positive, got {self.num_train_epochs}")
-        if self.weight_decay_end is not None and (self.weight_decay <= 0 or self.weight_decay_end < 0):
+        for name in ("checkpointing_steps", "lr_milestones"):  # what YAML may make a number of
+            if type(getattr(self, name)) in (int, float):
+                setattr(self, name, str(getattr(self, name)))
+        check_fields(self, "--")
+        if self.weight_decay_end is not None and self.weight_decay == 0:
             raise ValueError(
-                "--weight_decay_end is where a positive --weight_decay goes, 0 or more; got "
-                f"{self.weight_decay_end} from {self.weight_decay}"
+                f"--weight_decay_end is where a positive --weight_decay goes; got {self.weight_decay_end} from 0"
             )
-        if self.mixed_precision not in (None, *PRECISIONS):
-            raise ValueError(f"--mixed_precision must be no, fp16 or bf16, got {self.mixed_precision!r}")
-        if self.optim not in ("adamw", "sgd", "lars"):
-            raise ValueError(f"--optim must be adamw, sgd or lars, got {self.optim!r}")
-        if not 0 < self.eval_crop_ratio <= 1:
-            raise ValueError(f"--eval_crop_ratio must lie in (0, 1], got {self.eval_crop_ratio}")
+        if self.lr_milestones and not re.fullmatch(r"\d+(\.\d+)?(,\s*\d+(\.\d+)?)*", self.lr_milestones):
+            raise ValueError(f"--lr_milestones must be epochs such as '60,80', got {self.lr_milestones!r}")
         if self.checkpointing_steps != "epoch" and (
-            not str(self.checkpointing_steps).isdigit() or int(self.checkpointing_steps) < 1
+            not self.checkpointing_steps.isdecimal() or int(self.checkpointing_steps) < 1
         ):
             raise ValueError(
                 f"--checkpointing_steps must be a number of steps or 'epoch', got {self.checkpointing_steps!r}"
@@ -181,8 +194,8 @@ class PretrainingArguments:
 
         if self.evaluation is not None:
             try:
-                build_evaluators(yaml.safe_load(self.evaluation))
-            except (yaml.YAMLError, ValueError) as error:
+                build_evaluators(read_yaml(self.evaluation))
+            except ValueError as error:
                 raise ValueError(f"--evaluation {self.evaluation!r}: {error}") from error
 
     def identity(self) -> dict:
@@ -199,7 +212,9 @@ def parse_arguments(
     """Parses a command line; what it leaves out comes from the recipe's `training` section, then from the classes."""
     classes = (ModelArguments, DataArguments, PretrainingArguments)
     args = sys.argv[1:] if args is None else args
-    parser = HfArgumentParser(classes, allow_abbrev=False)
+    parser = HfArgumentParser(
+        classes, usage="%(prog)s --recipe NAME ... (--help lists the arguments)", allow_abbrev=False
+    )
     # The recipe has to be known first, as it says what the defaults of the other arguments are.
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--recipe")
@@ -211,7 +226,7 @@ def parse_arguments(
     names = {f.name for cls in classes for f in fields(cls)}
     for name in recipe.training:
         if name not in names:
-            near = get_close_matches(name, sorted(names), n=3)
+            near = get_close_matches(str(name), sorted(names), n=3)
             raise ValueError(
                 f"recipe {recipe.name} sets {name!r}, which is no training argument"
                 + (f"; near it: {', '.join(near)}" if near else "")

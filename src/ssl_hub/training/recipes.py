@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import yaml
 from transformers import PreTrainedConfig
@@ -38,7 +39,11 @@ class Recipe:
     def build_config(self, overrides: str | None = None) -> SSLConfig:
         """Makes the model's configuration, with `overrides` such as `"mask_ratio=0.6,backbone_config.patch_size=8"`."""
         model_type = self.model.get("model_type")
-        if model_type not in CONFIG_MAPPING or not issubclass(CONFIG_MAPPING[model_type], SSLConfig):
+        if (
+            not isinstance(model_type, str)
+            or model_type not in CONFIG_MAPPING
+            or not issubclass(CONFIG_MAPPING[model_type], SSLConfig)
+        ):
             raise ValueError(
                 f"recipe {self.name} asks for the model_type {model_type!r}; ssl_hub has {', '.join(ALGORITHMS)}"
             )
@@ -57,17 +62,61 @@ def list_recipes() -> list[str]:
     return sorted(name.removesuffix(".yaml") for name in files if name.endswith(".yaml"))
 
 
-def load_recipe(name_or_file: str) -> Recipe:
+class _YamlLoader(yaml.SafeLoader):
+    """Takes `1e-4` as the number that it is in YAML 1.2 and everywhere else; to YAML 1.1 it is a text.
+
+    Takes no aliases: a few lines of them stand for more than any memory holds. Nor a key that is there twice.
+    """
+
+    def construct_mapping(self, node, deep=False):
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise yaml.MarkedYAMLError(problem=f"found {twice[0]!r} more than once", problem_mark=node.start_mark)
+        return super().construct_mapping(node, deep)
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.MarkedYAMLError(
+                problem=f"the alias *{event.anchor}: write it out", problem_mark=event.start_mark
+            )
+        return super().compose_node(parent, index)
+
+
+_YamlLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def read_yaml(text: str) -> Any:
+    """Reads YAML without objects of Python or aliases; raises `ValueError` with the place where it is none."""
+    try:
+        return _YamlLoader(text).get_single_data()
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    except Exception as error:  # of any kind: that of a date or a number that does not exist
+        raise ValueError(" ".join(str(error).split())) from error
+
+
+def load_recipe(name_or_file: str, extended_by: tuple[str, ...] = ()) -> Recipe:
     """Reads a recipe of ssl_hub by its name, or any by the path of its `.yaml` file.
 
     A recipe that `extends` another one takes over what it does not say itself; `views` and `evaluation` are replaced as
     a whole.
+
+    Args:
+        extended_by: the recipes on the way here, from the first one.
     """
+    if name_or_file in extended_by:
+        raise ValueError(f"a recipe cannot extend itself; got {' -> '.join([*extended_by, name_or_file])}")
     names = list_recipes()
     if name_or_file in names:
         text = (resources.files("ssl_hub.recipes") / f"{name_or_file}.yaml").read_text()
     elif Path(name_or_file).is_file():
-        text = Path(name_or_file).read_text()
+        try:
+            text = Path(name_or_file).read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"recipe {name_or_file} is no text in UTF-8: {error.reason}") from error
     else:
         near = get_close_matches(name_or_file, names, n=5, cutoff=0.5)
         raise ValueError(
@@ -75,8 +124,8 @@ def load_recipe(name_or_file: str) -> Recipe:
             + (f"near it: {', '.join(near)}" if near else f"the recipes are {', '.join(names)}")
         )
     try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        content = read_yaml(text)
+    except ValueError as error:
         raise ValueError(f"recipe {name_or_file} is not YAML: {error}") from error
     if not isinstance(content, dict):
         given = "nothing" if content is None else f"a {type(content).__name__}"
@@ -90,7 +139,9 @@ def load_recipe(name_or_file: str) -> Recipe:
             raise ValueError(
                 f"the section {section!r} of recipe {name_or_file} must be a {SECTIONS[section].__name__}; got {value!r}"
             )
-    parent = load_recipe(content["extends"]) if "extends" in content else Recipe("", {}, [])
+    parent = Recipe("", {}, [])
+    if "extends" in content:
+        parent = load_recipe(content["extends"], (*extended_by, name_or_file))
     return Recipe(
         name=name_or_file,
         model=_merge(parent.model, content.get("model", {})),
@@ -138,7 +189,14 @@ def parse_overrides(overrides: str) -> dict:
         target = parsed
         for parent in parents:
             target = target.setdefault(parent, {})
-        target[last] = yaml.safe_load(value)
+            if not isinstance(target, dict):
+                raise ValueError(f"--config_overrides sets both {parent} and {name.strip()}: leave one of them out")
+        if last in target:
+            raise ValueError(f"--config_overrides sets {name.strip()}, or a part of it, more than once")
+        try:
+            target[last] = read_yaml(value)
+        except ValueError as error:
+            raise ValueError(f"--config_overrides: the value of {item!r} is not YAML: {error}") from error
     return parsed
 
 
@@ -157,16 +215,16 @@ def _check_names(config_class: type[SSLConfig], values: dict, where: str) -> Non
     """transformers takes any keyword, so a misspelt one would be ignored."""
     allowed = {f.name for f in fields(config_class)} | {"num_labels"}
     unknown = [name for name in values if name not in allowed]
-    backbone = values.get("backbone_config") or {}
-    if backbone:
+    backbone = values.get("backbone_config")
+    if isinstance(backbone, dict):
         backbone_type = backbone.get("model_type", config_class.default_backbone_fields().get("model_type"))
-        if backbone_type in CONFIG_MAPPING:
+        if isinstance(backbone_type, str) and backbone_type in CONFIG_MAPPING:
             backbone_class = CONFIG_MAPPING[backbone_type]
             backbone_allowed = {f.name for f in fields(backbone_class)} | set(backbone_class.attribute_map)
             backbone_allowed |= {"model_type", "num_labels"}
             unknown += [f"backbone_config.{name}" for name in backbone if name not in backbone_allowed]
             allowed |= {f"backbone_config.{name}" for name in backbone_allowed}
     if unknown:
-        near = {name: get_close_matches(name, sorted(allowed), n=3) for name in unknown}
+        near = {name: get_close_matches(str(name), sorted(allowed), n=3) for name in unknown}
         hints = "; ".join(f"{name!r}" + (f" (near it: {', '.join(n)})" if n else "") for name, n in near.items())
         raise ValueError(f"{where} sets what {config_class.__name__} does not have: {hints}")

@@ -12,11 +12,10 @@ from pathlib import Path
 import datasets
 import numpy as np
 import torch
-import yaml
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 
-from ..data.loading import build_train_loader
+from ..data.loading import build_train_loader, explain_worker_errors
 from ..data.processing import Normalize, build_image_processor
 from ..data.views import INPUT_KEYS, build_views
 from ..distributed import synchronize_batchnorm
@@ -28,7 +27,7 @@ from ..modules.clustering import normalized_mutual_information
 from .arguments import DataArguments, ModelArguments, PretrainingArguments
 from .checkpointing import check_output_dir, find_checkpoint, load_checkpoint, remove_leftovers, save_checkpoint
 from .optimization import Schedule, build_optimizer, describe_groups, drop_frozen_gradients
-from .recipes import save_recipe
+from .recipes import read_yaml, save_recipe
 from .results import write_results
 from .run_evaluation import RunEvaluation
 from .run_log import RunLog, build_trackers, check_trackers
@@ -51,7 +50,7 @@ class SSLTrainer:
         args: see `PretrainingArguments`.
         train_dataset: what `load_image_dataset` returns.
         views: a recipe's views, see `build_views`.
-        eval_dataset: a split to evaluate features on, see `evaluation`.
+        eval_dataset: a split to evaluate features on, see `evaluation`; by default a sample of the training set.
         evaluation: a recipe's evaluators, see `build_evaluators`; by default the kNN accuracy and signs of collapse.
             `args.evaluation` takes their place.
         recipe_name, data_args, model_args: for the model card and `recipe.yaml`.
@@ -71,7 +70,7 @@ class SSLTrainer:
     ):
         self.args, self.train_dataset, self.eval_dataset = args, train_dataset, eval_dataset
         self.views, self.recipe_name, self.data_args, self.model_args = views, recipe_name, data_args, model_args
-        self.evaluation = evaluation if args.evaluation is None else yaml.safe_load(args.evaluation)
+        self.evaluation = evaluation if args.evaluation is None else read_yaml(args.evaluation)
         self.output_dir = Path(args.output_dir)
         self.input_names = _input_names(model, views)
         self.accelerator = Accelerator(
@@ -90,7 +89,7 @@ class SSLTrainer:
         self.image_processor = build_image_processor(
             config.image_size, config.image_mean, config.image_std, args.eval_crop_ratio
         )
-        built_views = build_views(views)
+        built_views = build_views(views, config.image_size)
         self.normalize = Normalize(config.image_mean, config.image_std, built_views).to(self.accelerator.device)
         self.loader = build_train_loader(
             train_dataset,
@@ -147,6 +146,7 @@ class SSLTrainer:
     def progress(self) -> Progress:
         return Progress(self.step, self.total_steps, self.steps_per_epoch)
 
+    @explain_worker_errors()
     def train(self) -> dict:
         """Trains to the end, shares the model, and returns the last evaluation."""
         self._start()
@@ -241,7 +241,7 @@ class SSLTrainer:
             self._save_checkpoint()
 
     def _evaluate(self) -> None:
-        if self.eval_dataset is None:
+        if not self.run_evaluation.evaluators:
             return
         self.log.check_finite()
         start = time.perf_counter()
@@ -271,7 +271,7 @@ class SSLTrainer:
         self.accelerator.wait_for_everyone()
         settings = {key: value for key, value in vars(self.args).items() if isinstance(value, int | float | str)}
         self.log.start(self.step, self.total_steps, settings)
-        for line in describe_groups(self.optimizer):
+        for line in [*describe_groups(self.optimizer), *self.run_evaluation.notes]:
             self.log.say(line)
         if self.step == 0:
             self._evaluate()

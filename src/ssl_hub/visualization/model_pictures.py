@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from transformers import BaseImageProcessor
 
+from ..data.datasets import is_remote
 from ..data.images import decode_image
 from ..data.processing import Normalize
 from ..evaluation.base import LabelledFeatures
@@ -28,13 +29,13 @@ class RowImages(Sequence):
     """Images of some rows of a dataset, each decoded when it is asked for."""
 
     def __init__(self, dataset: datasets.Dataset, rows: Sequence[int]):
-        self.dataset, self.rows = dataset, rows
+        self.dataset, self.rows, self.remote = dataset, rows, is_remote(dataset)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Image.Image:
-        return decode_image(self.dataset[self.rows[index]]["image"])
+        return decode_image(self.dataset[self.rows[index]]["image"], remote=self.remote)
 
 
 def draw_feature_pictures(

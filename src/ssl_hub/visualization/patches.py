@@ -8,7 +8,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from ..evaluation.pretrained import patch_tokens
+from ..evaluation.feature_models import patch_tokens
 from ..modules.backbones import backbone_layout, describe, feature_map
 
 _DPI = 100

@@ -1,5 +1,6 @@
 """A recipe's list of views: what is drawn for an image, and the tensors that are rendered from it."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -10,6 +11,10 @@ from .crop import CropView
 from .options import choice, number
 from .patches import PatchesView
 
+logger = logging.getLogger(__name__)
+
+# More is a slip of the pen that would fill the memory.
+_MAX_COUNT = 100
 _KINDS = {"crop": CropView, "patches": PatchesView}
 
 # What a view can make besides `pixel_values`: name of the input -> key of a recipe's view that makes it.
@@ -36,11 +41,15 @@ class View(Protocol):
         """Turn an RGB image, of that size or reduced, into named tensors, images as uint8."""
 
 
-def build_views(views: Sequence[Mapping]) -> list[View]:
+def build_views(views: Sequence[Mapping], image_size: int | None = None) -> list[View]:
     """Turn a recipe's view list into one view for each that a sample gets.
 
     An entry has a `kind`, "crop" (the default, see `CropView`) or "patches" (see `PatchesView`), a `count`, how many
     views are drawn this way (default 1), and the keys of its kind.
+
+    Args:
+        views: The entries.
+        image_size: Of the model, in pixels: the `size` of crops that give none.
 
     Raises:
         ValueError: A key is unknown or missing, or a value is out of its range.
@@ -53,5 +62,14 @@ def build_views(views: Sequence[Mapping]) -> list[View]:
         if not isinstance(view, Mapping):
             raise ValueError(f"{where} must be a mapping such as {{'size': 224}}, got {view!r}.")
         kind = _KINDS[choice(view, where, "kind", "crop", tuple(_KINDS))]
-        built += [kind(view, where)] * number(view, where, "count", 1, low=1, integer=True)
+        if kind is CropView and image_size is not None:
+            view = {"size": image_size, **view}
+        built += [kind(view, where)] * number(view, where, "count", 1, low=1, high=_MAX_COUNT, integer=True)
+    sizes = {view.size for view in built if isinstance(view, CropView)}
+    if image_size is not None and sizes and image_size not in sizes:
+        logger.warning(
+            "the model is for images of %d pixels (image_size), and the views have %s: leave their size out where it is to "
+            "be the model's",
+            *(image_size, ", ".join(map(str, sorted(sizes)))),
+        )
     return built

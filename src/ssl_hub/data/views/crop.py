@@ -9,7 +9,7 @@ from torchvision.transforms.v2 import functional
 
 from .mask import build_mask
 from .operations import OPERATION_KEYS, build_operations, draw_operations, render_operations
-from .options import check_keys, interpolation, interval, number, statistics
+from .options import MAX_SIZE, check_keys, interpolation, interval, number, statistics
 from .target import build_target
 
 _KEYS = (
@@ -23,8 +23,9 @@ class CropView:
 
     Makes `pixel_values`, uint8 `(3, size, size)`. What is named is applied in this order:
 
-    * `size` (pixels), `scale` (share of the image's area, default [0.08, 1]), `ratio` (width / height, default
-      [3/4, 4/3]), `interpolation` ("bicubic", the default, or "bilinear"; both antialiased): the random resized crop.
+    * `size` (pixels, by default the model's `image_size`), `scale` (share of the image's area, default [0.08, 1]),
+      `ratio` (width / height, default [3/4, 4/3]), `interpolation` ("bicubic", the default, or "bilinear"; both
+      antialiased): the random resized crop.
     * `hflip`: probability of a horizontal flip.
     * `rotation`: degrees; the angle is drawn from [-rotation, rotation]. Nearest neighbour, black outside.
     * `color_jitter`: `{p, brightness, contrast, saturation, hue}`, strengths as in torchvision (default 0).
@@ -44,7 +45,7 @@ class CropView:
 
     def __init__(self, view: Mapping, where: str):
         check_keys(view, where, _KEYS, required=["size"])
-        self.size = number(view, where, "size", low=1, integer=True)
+        self.size = number(view, where, "size", low=1, high=MAX_SIZE, integer=True)
         self.interpolation = interpolation(view, where)
         self.crop = v2.RandomResizedCrop(
             self.size,

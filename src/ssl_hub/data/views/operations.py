@@ -86,7 +86,7 @@ def _color_jitter(view: Mapping, where: str) -> Operation | None:
         return None
     jitter, where = view["color_jitter"], f"{where}.color_jitter"
     check_keys(jitter, where, ("p", "brightness", "contrast", "saturation", "hue"), required=["p"])
-    strengths = {key: number(jitter, where, key, 0.0) for key in ("brightness", "contrast", "saturation")}
+    strengths = {key: number(jitter, where, key, 0.0, high=100) for key in ("brightness", "contrast", "saturation")}
     hue = number(jitter, where, "hue", 0.0, high=0.5)
     return Operation(number(jitter, where, "p", high=1), v2.ColorJitter(**strengths, hue=hue))
 

@@ -7,6 +7,8 @@ from numbers import Real
 
 from torchvision.transforms import v2
 
+# Pixels of an edge: more is a slip of the pen that would fill the memory.
+MAX_SIZE = 8192
 INTERPOLATIONS = ("bicubic", "bilinear")
 
 
@@ -33,12 +35,11 @@ def number(given: Mapping, where: str, key: str, default=None, *, low=0, high=ma
     return value
 
 
-def interval(given: Mapping, where: str, key: str, default: tuple, high=math.inf) -> tuple[float, float]:
-    value = given.get(key, default)
-    numbers = isinstance(value, list | tuple) and all(isinstance(v, Real) for v in value)
-    if not numbers or len(value) != 2 or not 0 < value[0] <= value[1] <= high or math.isinf(value[1]):
-        limit = "" if high == math.inf else f" <= {high}"
-        raise ValueError(f"{where}: {key} must be [low, high] with 0 < low <= high{limit}, got {value!r}.")
+def interval(given: Mapping, where: str, key: str, default: tuple, high=1e6) -> tuple[float, float]:
+    value, low = given.get(key, default), 1e-6
+    numbers = isinstance(value, list | tuple) and all(isinstance(v, Real) and not isinstance(v, bool) for v in value)
+    if not numbers or len(value) != 2 or not low <= value[0] <= value[1] <= high:
+        raise ValueError(f"{where}: {key} must be [low, high] with {low:g} <= low <= high <= {high:g}, got {value!r}.")
     return tuple(value)
 
 

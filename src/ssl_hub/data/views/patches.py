@@ -7,7 +7,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional
 
 from .operations import build_operations, draw_operations, render_operations
-from .options import check_keys, interpolation, number, statistics
+from .options import MAX_SIZE, check_keys, interpolation, number, statistics
 
 _KEYS = ("kind", "count", "grid", "size", "jitter", "resize", "interpolation", "grayscale", "mean", "std")
 
@@ -33,9 +33,9 @@ class PatchesView:
     def __init__(self, view: Mapping, where: str):
         check_keys(view, where, _KEYS)
         self.grid = number(view, where, "grid", 3, low=2, integer=True)
-        self.size = number(view, where, "size", 64, low=1, integer=True)
+        self.size = number(view, where, "size", 64, low=1, high=MAX_SIZE, integer=True)
         self.jitter = number(view, where, "jitter", 21, integer=True)
-        self.resize = number(view, where, "resize", 292, low=1, integer=True)
+        self.resize = number(view, where, "resize", 292, low=1, high=MAX_SIZE, integer=True)
         self.interpolation = interpolation(view, where, "bilinear")
         self.cell = self.size + self.jitter
         if self.resize < self.grid * self.cell:

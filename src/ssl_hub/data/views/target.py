@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from torchvision.transforms import v2
 
-from .options import check_keys, interpolation, number, statistics
+from .options import MAX_SIZE, check_keys, interpolation, number, statistics
 
 
 class Target(NamedTuple):
@@ -23,5 +23,5 @@ def build_target(target: Mapping, where: str) -> Target:
       0.8 * x + 0.1 are those with a mean of -0.125 and a standard deviation of 1.25.
     """
     check_keys(target, where, ("size", "interpolation", "mean", "std"), required=["size"])
-    size = number(target, where, "size", low=1, integer=True)
+    size = number(target, where, "size", low=1, high=MAX_SIZE, integer=True)
     return Target(size, interpolation(target, where), statistics(target, where))

@@ -2,12 +2,10 @@
 
 from typing import ClassVar
 
-from huggingface_hub.dataclasses import strict
+from ...configuration_utils import ProjectorConfig
+from ...field_types import PositiveFloat, PositiveInt
 
-from ...configuration_utils import ProjectorConfig, check_positive
 
-
-@strict
 class BarlowTwinsConfig(ProjectorConfig):
     r"""Configuration of [`BarlowTwinsModel`]. The defaults are the paper's ResNet-50 on ImageNet.
 
@@ -26,13 +24,9 @@ class BarlowTwinsConfig(ProjectorConfig):
     paper: ClassVar[str] = "Barlow Twins: Self-Supervised Learning via Redundancy Reduction, arXiv 2103.03230"
 
     zero_init_residual: bool = True
-    projection_hidden_size: int = 8192
-    projection_size: int = 8192
-    projection_num_layers: int = 3
+    projection_hidden_size: PositiveInt = 8192
+    projection_size: PositiveInt = 8192
+    projection_num_layers: PositiveInt = 3
     projection_last_batchnorm: bool = False
-    off_diagonal_weight: float = 0.0051
-    loss_scale: float = 1.0
-
-    def __post_init__(self, **kwargs):
-        super().__post_init__(**kwargs)
-        check_positive(self, "off_diagonal_weight", "loss_scale")
+    off_diagonal_weight: PositiveFloat = 0.0051
+    loss_scale: PositiveFloat = 1.0

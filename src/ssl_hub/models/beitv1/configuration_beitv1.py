@@ -2,13 +2,12 @@
 
 from typing import ClassVar, Literal
 
-from huggingface_hub.dataclasses import strict
 from transformers.models.beit.configuration_beit import BeitConfig
 
+from ...field_types import InnerShare
 from ...modules.target_config import MaskedTargetConfig
 
 
-@strict
 class BEiTV1Config(MaskedTargetConfig):
     r"""Configuration of [`BEiTV1Model`]. The defaults are the paper's ViT-B/16 on ImageNet at 224 pixels.
 
@@ -30,7 +29,7 @@ class BEiTV1Config(MaskedTargetConfig):
 
     pooling: Literal["cls", "mean"] = "mean"
     mask_kind: Literal["random", "aligned", "blockwise"] = "blockwise"
-    mask_ratio: float = 75 / 196
+    mask_ratio: InnerShare = 75 / 196
     target_type: str = "dalle"
     target_name_or_path: str | None = "facebook/flava-image-codebook"
 

@@ -2,13 +2,10 @@
 
 from typing import ClassVar
 
-from huggingface_hub.dataclasses import strict
-
-from ...configuration_utils import check_positive
+from ...field_types import PositiveInt
 from ..beitv1.configuration_beitv1 import BEiTV1Config
 
 
-@strict
 class BEiTV2Config(BEiTV1Config):
     r"""Configuration of [`BEiTV2Model`]. The defaults are the paper's ViT-B/16 on ImageNet at 224 pixels.
 
@@ -28,12 +25,11 @@ class BEiTV2Config(BEiTV1Config):
 
     target_type: str = "vqkd"
     target_name_or_path: str | None = None
-    early_layer: int = 9
-    neck_num_hidden_layers: int = 2
+    early_layer: PositiveInt = 9
+    neck_num_hidden_layers: PositiveInt = 2
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
-        check_positive(self, "early_layer", "neck_num_hidden_layers")
         depth = self.backbone_config.num_hidden_layers
         if self.early_layer >= depth:
             raise ValueError(f"early_layer must be below the {depth} layers of the backbone; got {self.early_layer}")

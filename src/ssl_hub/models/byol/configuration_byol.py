@@ -2,12 +2,10 @@
 
 from typing import ClassVar
 
-from huggingface_hub.dataclasses import strict
+from ...configuration_utils import PredictorConfig
+from ...field_types import PositiveInt, Probability
 
-from ...configuration_utils import PredictorConfig, check_momentum
 
-
-@strict
 class BYOLConfig(PredictorConfig):
     r"""Configuration of [`BYOLModel`]. The defaults are MMSelfSup's ResNet-50 on ImageNet.
 
@@ -25,14 +23,10 @@ class BYOLConfig(PredictorConfig):
     model_type = "byol"
     paper: ClassVar[str] = "Bootstrap Your Own Latent: A New Approach to Self-Supervised Learning, arXiv 2006.07733"
 
-    projection_hidden_size: int = 4096
-    projection_size: int = 256
+    projection_hidden_size: PositiveInt = 4096
+    projection_size: PositiveInt = 256
     projection_bias: bool = True
     projection_last_batchnorm: bool = False
     predictor_bias: bool = True
     predictor_last_batchnorm: bool = False
-    teacher_base_momentum: float = 0.99
-
-    def __post_init__(self, **kwargs):
-        super().__post_init__(**kwargs)
-        check_momentum(self, "teacher_base_momentum")
+    teacher_base_momentum: Probability = 0.99

@@ -2,14 +2,12 @@
 
 from typing import ClassVar, Literal
 
-from huggingface_hub.dataclasses import strict
 from transformers.models.beit.configuration_beit import BeitConfig
 
-from ...configuration_utils import check_momentum, check_positive
+from ...field_types import InnerShare, NonNegativeFloat, NonNegativeInt, PositiveInt, Probability
 from ...modules.target_config import MaskedTargetConfig
 
 
-@strict
 class CAEConfig(MaskedTargetConfig):
     r"""Configuration of [`CAEModel`]. The defaults are MMSelfSup's ViT-B/16 on ImageNet at 224 pixels.
 
@@ -42,15 +40,15 @@ class CAEConfig(MaskedTargetConfig):
 
     pooling: Literal["cls", "mean"] = "mean"
     mask_kind: Literal["random", "aligned", "blockwise"] = "blockwise"
-    mask_ratio: float = 75 / 196
-    regressor_num_hidden_layers: int = 4
-    decoder_num_hidden_layers: int = 4
-    neck_num_attention_heads: int | None = None
-    neck_intermediate_size: int | None = None
-    neck_layer_scale_init_value: float = 0.1
+    mask_ratio: InnerShare = 75 / 196
+    regressor_num_hidden_layers: PositiveInt = 4
+    decoder_num_hidden_layers: NonNegativeInt = 4
+    neck_num_attention_heads: PositiveInt | None = None
+    neck_intermediate_size: PositiveInt | None = None
+    neck_layer_scale_init_value: NonNegativeFloat = 0.1
     cross_attention_bias: bool = True
-    alignment_weight: float = 2.0
-    teacher_momentum: float = 0.0
+    alignment_weight: NonNegativeFloat = 2.0
+    teacher_momentum: Probability = 0.0
     target_type: str = "dalle"
     target_name_or_path: str | None = "facebook/flava-image-codebook"
 
@@ -74,8 +72,6 @@ class CAEConfig(MaskedTargetConfig):
             self.neck_num_attention_heads = backbone.num_attention_heads
         if self.neck_intermediate_size is None:
             self.neck_intermediate_size = backbone.intermediate_size
-        check_positive(self, "regressor_num_hidden_layers", "neck_num_attention_heads", "neck_intermediate_size")
-        check_momentum(self, "teacher_momentum")
         for heads in (backbone.num_attention_heads, self.neck_num_attention_heads):
             if backbone.hidden_size % 4 != 0 or backbone.hidden_size % heads != 0:
                 raise ValueError(

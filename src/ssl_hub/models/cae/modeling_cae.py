@@ -29,7 +29,7 @@ from ...lifecycle import Progress
 from ...modeling_masked_image import MaskedTargetModel
 from ...modeling_outputs import PatchPredictionOutput, SSLLossOutput
 from ...modeling_utils import SSLForImageClassification
-from ...modules.backbones import PlainCheckpointMixin
+from ...modules.backbones import PlainCheckpointMixin, explain_failure
 from ...modules.losses import in_float32, target_loss
 from ...modules.masking import take_patches
 from ...modules.teachers import MomentumTeacher
@@ -274,7 +274,8 @@ class CAEModel(MaskedTargetModel):
 
     def __init__(self, config: CAEConfig):
         super().__init__(config)
-        self.backbone = CAEEncoder(config.backbone_config)
+        with explain_failure(config.backbone_config):
+            self.backbone = CAEEncoder(config.backbone_config)
         neck_config = config.neck_config()
         neck_config._attn_implementation = config._attn_implementation
         self.neck = CAENeck(

@@ -2,13 +2,12 @@
 
 from typing import ClassVar
 
-from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
-from ...configuration_utils import ClusteringConfig, check_positive, num_backbone_channels
+from ...configuration_utils import ClusteringConfig, num_backbone_channels
+from ...field_types import PositiveInt
 
 
-@strict
 class DeepClusterConfig(ClusteringConfig):
     r"""Configuration of [`DeepClusterModel`]. The defaults are MMSelfSup's ResNet-50 on ImageNet.
 
@@ -25,7 +24,7 @@ class DeepClusterConfig(ClusteringConfig):
     paper: ClassVar[str] = "Deep Clustering for Unsupervised Learning of Visual Features, arXiv 1807.05520"
 
     sobel: bool = False
-    pca_size: int = 256
+    pca_size: PositiveInt = 256
     uniform_sampling: bool = True
 
     def __post_init__(self, **kwargs):
@@ -34,7 +33,6 @@ class DeepClusterConfig(ClusteringConfig):
         if self.sobel and not isinstance(self.backbone_config, PreTrainedConfig):
             self.backbone_config = {"num_channels": 2, **self.backbone_config}
         super().__post_init__(**kwargs)
-        check_positive(self, "pca_size")
         given = num_backbone_channels(self.backbone_config)
         if self.sobel and given != 2:
             raise ValueError(

@@ -2,12 +2,10 @@
 
 from typing import ClassVar
 
-from huggingface_hub.dataclasses import strict
+from ...configuration_utils import JointEmbeddingConfig
+from ...field_types import NonNegativeInt, PositiveFloat, PositiveInt, Probability
 
-from ...configuration_utils import JointEmbeddingConfig, check_momentum, check_positive
 
-
-@strict
 class DenseCLConfig(JointEmbeddingConfig):
     r"""Configuration of [`DenseCLModel`]. The defaults are the paper's ResNet-50 on ImageNet.
 
@@ -26,16 +24,9 @@ class DenseCLConfig(JointEmbeddingConfig):
     model_type = "densecl"
     paper: ClassVar[str] = "Dense Contrastive Learning for Self-Supervised Visual Pre-Training, arXiv 2011.09157"
 
-    grid_size: int | None = None
-    queue_size: int = 65536
-    teacher_momentum: float = 0.999
-    temperature: float = 0.2
-    dense_loss_weight: float = 0.5
-    dense_loss_start_step: int = 0
-
-    def __post_init__(self, **kwargs):
-        super().__post_init__(**kwargs)
-        check_positive(self, "queue_size", "temperature")
-        check_momentum(self, "teacher_momentum")
-        if not 0 <= self.dense_loss_weight <= 1:
-            raise ValueError(f"dense_loss_weight must lie in [0, 1], got {self.dense_loss_weight}")
+    grid_size: PositiveInt | None = None
+    queue_size: PositiveInt = 65536
+    teacher_momentum: Probability = 0.999
+    temperature: PositiveFloat = 0.2
+    dense_loss_weight: Probability = 0.5
+    dense_loss_start_step: NonNegativeInt = 0

@@ -14,10 +14,16 @@ from ...modeling_joint_embedding import JointEmbeddingModel
 from ...modeling_outputs import SSLLossOutput
 from ...modeling_utils import SSLForImageClassification
 from ...modules.backbones import backbone_map_size, feature_map, run_backbone
-from ...modules.losses import normalize, queue_contrast
+from ...modules.losses import in_float32, normalize, queue_contrast
 from ...modules.memories import Queue
 from ...modules.teachers import MomentumTeacher
 from .configuration_densecl import DenseCLConfig
+
+
+@in_float32
+def match_positions(queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    """For each position of the queries `(B, D, L)`, that `(B, L)` of the most similar of the keys `(B, D, L)`."""
+    return (queries.transpose(1, 2) @ keys).argmax(dim=2)
 
 
 class DenseCLNeck(nn.Module):
@@ -71,8 +77,7 @@ class DenseCLModel(JointEmbeddingModel):
         features, query, dense_query, _ = self._encode(self.backbone, self.neck, pixel_values[0])
         with torch.no_grad():
             key_features, key, dense_key, mean_key = self._keys(pixel_values[1])
-            # For each position of the query, the position of the key with the most similar backbone feature.
-            match = (features.transpose(1, 2) @ key_features).argmax(dim=2)
+            match = match_positions(features, key_features)
             dense_key = dense_key.gather(2, match[:, None].expand(-1, dense_key.shape[1], -1))
         temperature = self.config.temperature
         global_queue, dense_queue = self.memory["global_queue"], self.memory["dense_queue"]

@@ -2,13 +2,12 @@
 
 from typing import ClassVar, Literal
 
-from huggingface_hub.dataclasses import strict
 from transformers.models.vit.configuration_vit import ViTConfig
 
+from ...field_types import NonNegativeInt, PositiveInt
 from ...modules.target_config import MaskedTargetConfig
 
 
-@strict
 class MAEConfig(MaskedTargetConfig):
     r"""Configuration of [`MAEModel`]. The defaults are the paper's ViT-B/16 on ImageNet at 224 pixels.
 
@@ -35,10 +34,10 @@ class MAEConfig(MaskedTargetConfig):
 
     pooling: Literal["cls", "mean"] = "mean"
     norm_pix_loss: bool = True
-    decoder_hidden_size: int = 512
-    decoder_num_hidden_layers: int = 8
-    decoder_num_attention_heads: int = 16
-    decoder_intermediate_size: int = 2048
+    decoder_hidden_size: PositiveInt = 512
+    decoder_num_hidden_layers: NonNegativeInt = 8
+    decoder_num_attention_heads: PositiveInt = 16
+    decoder_intermediate_size: PositiveInt = 2048
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)

@@ -14,6 +14,7 @@ from transformers.models.vit.modeling_vit import ViTAttention, ViTLayer, ViTMLP,
 from ...modeling_masked_image import MaskedTargetModel
 from ...modeling_outputs import PatchPredictionOutput, ReconstructionOutput, SSLLossOutput
 from ...modeling_utils import SSLForImageClassification
+from ...modules.backbones import explain_failure
 from ...modules.losses import reconstruction_loss, target_loss, to_float32
 from ...modules.masking import patchify, take_patches, unpatchify
 from ...modules.position_embeddings import resize_position_table
@@ -151,7 +152,8 @@ class MAEModel(MaskedTargetModel):
 
     def __init__(self, config: MAEConfig):
         super().__init__(config)
-        self.backbone = MAEViTModel(config.backbone_config)
+        with explain_failure(config.backbone_config):
+            self.backbone = MAEViTModel(config.backbone_config)
         decoder_config = config.decoder_config()
         decoder_config._attn_implementation = config._attn_implementation
         self.neck = MAEDecoder(decoder_config, config.backbone_config.hidden_size, self.target_generator.size)

@@ -2,13 +2,12 @@
 
 from typing import ClassVar, Literal
 
-from huggingface_hub.dataclasses import strict
 from transformers.models.vit.configuration_vit import ViTConfig
 
+from ...field_types import InnerShare
 from ...modules.target_config import MaskedTargetConfig
 
 
-@strict
 class MaskFeatConfig(MaskedTargetConfig):
     r"""Configuration of [`MaskFeatModel`]. The defaults are the paper's ViT-B/16 on ImageNet at 224 pixels.
 
@@ -28,7 +27,7 @@ class MaskFeatConfig(MaskedTargetConfig):
 
     pooling: Literal["cls", "mean"] = "mean"
     mask_kind: Literal["random", "aligned", "blockwise"] = "blockwise"
-    mask_ratio: float = 78 / 196
+    mask_ratio: InnerShare = 78 / 196
     target_type: str = "hog"
 
     @classmethod

@@ -2,12 +2,10 @@
 
 from typing import ClassVar
 
-from huggingface_hub.dataclasses import strict
+from ...configuration_utils import JointEmbeddingConfig
+from ...field_types import PositiveFloat, PositiveInt, Probability
 
-from ...configuration_utils import JointEmbeddingConfig, check_momentum, check_positive
 
-
-@strict
 class MoCoConfig(JointEmbeddingConfig):
     r"""Configuration of [`MoCoModel`]. The defaults are MoCo v2's ResNet-50 on ImageNet; MoCo v1 has
     `mlp_projector=False` and `temperature=0.07`.
@@ -27,11 +25,6 @@ class MoCoConfig(JointEmbeddingConfig):
     )
 
     mlp_projector: bool = True
-    queue_size: int = 65536
-    teacher_momentum: float = 0.999
-    temperature: float = 0.2
-
-    def __post_init__(self, **kwargs):
-        super().__post_init__(**kwargs)
-        check_positive(self, "queue_size", "temperature")
-        check_momentum(self, "teacher_momentum")
+    queue_size: PositiveInt = 65536
+    teacher_momentum: Probability = 0.999
+    temperature: PositiveFloat = 0.2

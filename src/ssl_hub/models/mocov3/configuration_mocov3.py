@@ -2,13 +2,12 @@
 
 from typing import ClassVar
 
-from huggingface_hub.dataclasses import strict
 from transformers.models.vit.configuration_vit import ViTConfig
 
-from ...configuration_utils import PredictorConfig, check_momentum, check_positive
+from ...configuration_utils import PredictorConfig
+from ...field_types import PositiveFloat, PositiveInt, Probability
 
 
-@strict
 class MoCoV3Config(PredictorConfig):
     r"""Configuration of [`MoCoV3Model`]. The defaults are the paper's ViT-S/16 on ImageNet.
 
@@ -30,14 +29,14 @@ class MoCoV3Config(PredictorConfig):
     model_type = "mocov3"
     paper: ClassVar[str] = "An Empirical Study of Training Self-Supervised Vision Transformers, arXiv 2104.02057"
 
-    projection_hidden_size: int = 4096
-    projection_size: int = 256
-    projection_num_layers: int | None = None
+    projection_hidden_size: PositiveInt = 4096
+    projection_size: PositiveInt = 256
+    projection_num_layers: PositiveInt | None = None
     projection_last_batchnorm_affine: bool = False
     predictor_last_batchnorm: bool | None = None
     predictor_last_batchnorm_affine: bool = False
-    temperature: float | None = None
-    teacher_base_momentum: float = 0.99
+    temperature: PositiveFloat | None = None
+    teacher_base_momentum: Probability = 0.99
     freeze_patch_projection: bool = True
 
     def __post_init__(self, **kwargs):
@@ -49,8 +48,6 @@ class MoCoV3Config(PredictorConfig):
             self.predictor_last_batchnorm = is_vit
         if self.temperature is None:
             self.temperature = 0.2 if is_vit else 1.0
-        check_positive(self, "temperature")
-        check_momentum(self, "teacher_base_momentum")
 
     @classmethod
     def default_backbone_config(cls) -> ViTConfig:

@@ -16,7 +16,7 @@ from ...lifecycle import Progress, cosine_ramp
 from ...modeling_joint_embedding import JointEmbeddingModel
 from ...modeling_outputs import SSLLossOutput
 from ...modeling_utils import SSLForImageClassification
-from ...modules.backbones import build_backbone
+from ...modules.backbones import build_backbone, explain_failure
 from ...modules.heads import PredictorHead
 from ...modules.losses import in_float32, normalize
 from ...modules.necks import build_nonlinear_neck
@@ -48,7 +48,8 @@ class MoCoV3ViTModel(FixedPositionViTModel):
 
 def build_mocov3_backbone(config: MoCoV3Config) -> PreTrainedModel:
     if config.backbone_config.model_type == "vit":
-        return MoCoV3ViTModel(config.backbone_config)
+        with explain_failure(config.backbone_config):
+            return MoCoV3ViTModel(config.backbone_config)
     return build_backbone(config.backbone_config, config.zero_init_residual)
 
 

@@ -2,12 +2,10 @@
 
 from typing import ClassVar
 
-from huggingface_hub.dataclasses import strict
+from ...configuration_utils import SSLConfig
+from ...field_types import NonNegativeInt, PositiveFloat, PositiveInt, PositiveShare
 
-from ...configuration_utils import SSLConfig, check_positive
 
-
-@strict
 class NPIDConfig(SSLConfig):
     r"""Configuration of [`NPIDModel`]. The defaults are MMSelfSup's ResNet-50 on ImageNet.
 
@@ -27,17 +25,9 @@ class NPIDConfig(SSLConfig):
     model_type = "npid"
     paper: ClassVar[str] = "Unsupervised Feature Learning via Non-Parametric Instance Discrimination, arXiv 1805.01978"
 
-    projection_size: int = 128
-    num_negatives: int = 65536
+    projection_size: PositiveInt = 128
+    num_negatives: PositiveInt = 65536
     ensure_negatives: bool = False
-    memory_momentum: float = 0.5
-    temperature: float = 0.07
-    memory_size: int = 0
-
-    def __post_init__(self, **kwargs):
-        super().__post_init__(**kwargs)
-        check_positive(self, "projection_size", "num_negatives", "temperature")
-        if not 0 < self.memory_momentum <= 1:
-            raise ValueError(f"memory_momentum must lie in (0, 1], got {self.memory_momentum}")
-        if self.memory_size < 0:
-            raise ValueError(f"memory_size must be 0 or more, got {self.memory_size}")
+    memory_momentum: PositiveShare = 0.5
+    temperature: PositiveFloat = 0.07
+    memory_size: NonNegativeInt = 0

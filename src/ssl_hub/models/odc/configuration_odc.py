@@ -2,12 +2,10 @@
 
 from typing import ClassVar
 
-from huggingface_hub.dataclasses import strict
+from ...configuration_utils import ClusteringConfig
+from ...field_types import NonNegativeFloat, PositiveInt, PositiveShare, ShareBelowOne
 
-from ...configuration_utils import ClusteringConfig, check_positive
 
-
-@strict
 class ODCConfig(ClusteringConfig):
     r"""Configuration of [`ODCModel`]. The defaults are the paper's ResNet-50 on ImageNet.
 
@@ -25,18 +23,10 @@ class ODCConfig(ClusteringConfig):
     model_type = "odc"
     paper: ClassVar[str] = "Online Deep Clustering for Unsupervised Representation Learning, arXiv 2006.10645"
 
-    class_weight_power: float = 0.5
-    projection_hidden_size: int = 512
-    projection_size: int = 256
-    dropout: float = 0.5
-    memory_momentum: float = 0.5
-    min_cluster_size: int = 20
-    centroid_interval: int = 10
-
-    def __post_init__(self, **kwargs):
-        super().__post_init__(**kwargs)
-        check_positive(self, "projection_hidden_size", "projection_size", "min_cluster_size", "centroid_interval")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
-        if not 0 < self.memory_momentum <= 1:
-            raise ValueError(f"memory_momentum must lie in (0, 1], got {self.memory_momentum}")
+    class_weight_power: NonNegativeFloat = 0.5
+    projection_hidden_size: PositiveInt = 512
+    projection_size: PositiveInt = 256
+    dropout: ShareBelowOne = 0.5
+    memory_momentum: PositiveShare = 0.5
+    min_cluster_size: PositiveInt = 20
+    centroid_interval: PositiveInt = 10

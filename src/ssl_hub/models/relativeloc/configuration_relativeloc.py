@@ -2,12 +2,10 @@
 
 from typing import ClassVar
 
-from huggingface_hub.dataclasses import strict
+from ...configuration_utils import SSLConfig
+from ...field_types import PositiveFloat, PositiveInt, ShareBelowOne
 
-from ...configuration_utils import SSLConfig, check_positive
 
-
-@strict
 class RelativeLocConfig(SSLConfig):
     r"""Configuration of [`RelativeLocModel`]. The defaults are MMSelfSup's ResNet-50 on ImageNet.
 
@@ -19,14 +17,8 @@ class RelativeLocConfig(SSLConfig):
     model_type = "relativeloc"
     paper: ClassVar[str] = "Unsupervised Visual Representation Learning by Context Prediction, arXiv 1505.05192"
 
-    projection_size: int = 4096
-    dropout: float = 0.5
+    projection_size: PositiveInt = 4096
+    dropout: ShareBelowOne = 0.5
     # 124, 117, 104 and 59, 58, 58 of 255
     image_mean: list[float] | tuple[float, ...] = (124 / 255, 117 / 255, 104 / 255)
-    image_std: list[float] | tuple[float, ...] = (59 / 255, 58 / 255, 58 / 255)
-
-    def __post_init__(self, **kwargs):
-        super().__post_init__(**kwargs)
-        check_positive(self, "projection_size")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
+    image_std: list[PositiveFloat] | tuple[PositiveFloat, ...] = (59 / 255, 58 / 255, 58 / 255)

@@ -9,7 +9,7 @@ from torch import nn
 from ...distributed import check_batch_for_batchnorm
 from ...lifecycle import ParameterRule
 from ...modeling_outputs import RelativeLocationOutput, SSLLossOutput
-from ...modeling_utils import SSLForImageClassification, SSLModel
+from ...modeling_utils import SSLForImageClassification, SSLModel, check_floats
 from ...modules.backbones import backbone_hidden_size, build_backbone
 from ...modules.heads import ClassifierHead
 from ...modules.losses import classification_loss, to_float32
@@ -86,6 +86,7 @@ class RelativeLocModel(SSLModel):
                 `(batch_size, num_channels, height, width)`):
                 Patches as for the loss, or whole images, which are cut into a grid with gaps.
         """
+        check_floats(pixel_values)
         if pixel_values.ndim != 5:
             self.check_pixel_values(pixel_values)
             if min(pixel_values.shape[-2:]) < GRID:
@@ -115,6 +116,7 @@ class RelativeLocModel(SSLModel):
         return self.head(self.neck(torch.cat([others, centers], dim=1)))
 
     def check_patches(self, pixel_values: torch.Tensor) -> None:
+        check_floats(pixel_values)
         channels, count = self.config.num_channels, GRID**2
         if pixel_values.ndim != 5 or pixel_values.shape[1:3] != (count, channels):
             raise ValueError(

@@ -2,12 +2,9 @@
 
 from typing import ClassVar
 
-from huggingface_hub.dataclasses import strict
-
 from ...configuration_utils import SSLConfig
 
 
-@strict
 class RotationPredConfig(SSLConfig):
     r"""Configuration of [`RotationPredModel`]. The defaults are MMSelfSup's ResNet-50 on ImageNet."""
 

@@ -2,12 +2,10 @@
 
 from typing import ClassVar
 
-from huggingface_hub.dataclasses import strict
+from ...configuration_utils import ProjectorConfig
+from ...field_types import PositiveFloat
 
-from ...configuration_utils import ProjectorConfig, check_positive
 
-
-@strict
 class SimCLRConfig(ProjectorConfig):
     r"""Configuration of [`SimCLRModel`]. The defaults are MMSelfSup's ResNet-50 on ImageNet.
 
@@ -19,8 +17,4 @@ class SimCLRConfig(ProjectorConfig):
     paper: ClassVar[str] = "A Simple Framework for Contrastive Learning of Visual Representations, arXiv 2002.05709"
 
     zero_init_residual: bool = True
-    temperature: float = 0.1
-
-    def __post_init__(self, **kwargs):
-        super().__post_init__(**kwargs)
-        check_positive(self, "temperature")
+    temperature: PositiveFloat = 0.1

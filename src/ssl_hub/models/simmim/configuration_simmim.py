@@ -2,10 +2,10 @@
 
 from typing import ClassVar, Literal
 
-from huggingface_hub.dataclasses import strict
 from transformers.models.swin.configuration_swin import SwinConfig
 
 from ...configuration_utils import MaskedPatchConfig
+from ...field_types import InnerShare
 
 # Swin-B with windows of 6 for 192 pixels. The authors pretrain without stochastic depth, transformers' default has 0.1.
 SWIN_BASE = {
@@ -20,7 +20,6 @@ SWIN_BASE = {
 }
 
 
-@strict
 class SimMIMConfig(MaskedPatchConfig):
     r"""Configuration of [`SimMIMModel`]. The defaults are the paper's Swin-B on ImageNet at 192 pixels.
 
@@ -44,7 +43,7 @@ class SimMIMConfig(MaskedPatchConfig):
 
     pooling: Literal["cls", "mean"] = "mean"
     mask_kind: Literal["random", "aligned", "blockwise"] = "aligned"
-    mask_ratio: float = 0.6
+    mask_ratio: InnerShare = 0.6
     pad_small_maps: bool = False
 
     def __post_init__(self, **kwargs):
@@ -75,6 +74,19 @@ class SimMIMConfig(MaskedPatchConfig):
     @classmethod
     def default_backbone_fields(cls) -> dict:
         return {"model_type": "swin"}
+
+    def attention_sizes(self) -> list[tuple[int, int]]:
+        backbone = self.backbone_config
+        if backbone.model_type != "swin":
+            return super().attention_sizes()
+        if backbone.window_size < 1:
+            raise ValueError(f"window_size of a Swin must be at least 1, got {backbone.window_size}")
+        if not 0 < len(backbone.depths) == len(backbone.num_heads):
+            raise ValueError(
+                f"depths and num_heads of a Swin need a number for each stage; got {backbone.depths} and "
+                f"{backbone.num_heads}"
+            )
+        return [(backbone.embed_dim * 2**stage, heads) for stage, heads in enumerate(backbone.num_heads)]
 
     @property
     def backbone_note(self) -> str:

@@ -23,7 +23,7 @@ from transformers.models.vit.modeling_vit import ViTEmbeddings, ViTModel
 from ...modeling_masked_image import MaskedPatchModel
 from ...modeling_outputs import ReconstructionOutput, SSLLossOutput
 from ...modeling_utils import SSLForImageClassification
-from ...modules.backbones import PlainCheckpointMixin
+from ...modules.backbones import PlainCheckpointMixin, explain_failure
 from ...modules.losses import reconstruction_loss
 from ...modules.masking import pixel_mask
 from .configuration_simmim import SimMIMConfig
@@ -146,7 +146,8 @@ class SimMIMModel(MaskedPatchModel):
 
     def __init__(self, config: SimMIMConfig):
         super().__init__(config)
-        self.backbone = _build_backbone(config)
+        with explain_failure(config.backbone_config):
+            self.backbone = _build_backbone(config)
         self.neck = SimMIMNeck(config.backbone_config.hidden_size, config.encoder_stride, config.num_channels)
         self.head = SimMIMHead(config.patch_size)
         self.post_init()

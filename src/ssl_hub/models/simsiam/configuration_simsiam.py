@@ -2,12 +2,10 @@
 
 from typing import ClassVar
 
-from huggingface_hub.dataclasses import strict
-
 from ...configuration_utils import PredictorConfig
+from ...field_types import PositiveInt
 
 
-@strict
 class SimSiamConfig(PredictorConfig):
     r"""Configuration of [`SimSiamModel`]. The defaults are the paper's ResNet-50 on ImageNet.
 
@@ -27,9 +25,9 @@ class SimSiamConfig(PredictorConfig):
     paper: ClassVar[str] = "Exploring Simple Siamese Representation Learning, arXiv 2011.10566"
 
     zero_init_residual: bool = True
-    projection_size: int = 2048
-    projection_num_layers: int = 3
+    projection_size: PositiveInt = 2048
+    projection_num_layers: PositiveInt = 3
     projection_last_batchnorm_affine: bool = False
-    predictor_hidden_size: int = 512
+    predictor_hidden_size: PositiveInt = 512
     predictor_last_bias: bool = True
     predictor_last_batchnorm: bool = False

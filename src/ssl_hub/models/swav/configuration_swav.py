@@ -2,12 +2,10 @@
 
 from typing import ClassVar
 
-from huggingface_hub.dataclasses import strict
+from ...configuration_utils import JointEmbeddingConfig
+from ...field_types import AtLeastTwo, NonNegativeInt, PositiveFloat, PositiveInt
 
-from ...configuration_utils import JointEmbeddingConfig, check_positive
 
-
-@strict
 class SwAVConfig(JointEmbeddingConfig):
     r"""Configuration of [`SwAVModel`]. The defaults are MMSelfSup's ResNet-50 on ImageNet.
 
@@ -34,20 +32,17 @@ class SwAVConfig(JointEmbeddingConfig):
 
     zero_init_residual: bool = True
     mlp_projector: bool = True
-    num_large_crops: int = 2
-    num_small_crops: int = 6
-    num_prototypes: int = 3000
-    temperature: float = 0.1
-    sinkhorn_epsilon: float = 0.05
-    sinkhorn_iterations: int = 3
-    queue_size: int = 3840
-    queue_start_epoch: int = 15
-    freeze_prototypes_steps: int = 5005
+    num_large_crops: PositiveInt = 2
+    num_small_crops: NonNegativeInt = 6
+    num_prototypes: AtLeastTwo = 3000
+    temperature: PositiveFloat = 0.1
+    sinkhorn_epsilon: PositiveFloat = 0.05
+    sinkhorn_iterations: PositiveInt = 3
+    queue_size: NonNegativeInt = 3840
+    queue_start_epoch: NonNegativeInt = 15
+    freeze_prototypes_steps: NonNegativeInt = 5005
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
-        check_positive(self, "num_large_crops", "temperature", "sinkhorn_epsilon", "sinkhorn_iterations")
-        if self.num_prototypes < 2:
-            raise ValueError(f"num_prototypes must be at least 2, got {self.num_prototypes}")
         if self.num_large_crops + self.num_small_crops < 2:
             raise ValueError("SwAV compares at least two crops: num_large_crops + num_small_crops must be 2 or more")

@@ -6,6 +6,7 @@ DistributedDataParallel. It is loaded when a run begins, or when a target is fir
 
 from difflib import get_close_matches
 
+from ...field_types import check_value
 from .base import TargetGenerator
 from .clip import CLIPTargets
 from .dalle import DALLETargets
@@ -49,4 +50,6 @@ def build_target_generator(config, patch_size: int) -> TargetGenerator:
             f"target_options of {config.target_type!r} may be {', '.join(generator_class.options) or 'none'}; got "
             f"{', '.join(unknown)}"
         )
+    for name, value in config.target_options.items():
+        check_value(f"target_options.{name}", value, generator_class.options[name])
     return generator_class(config, patch_size)

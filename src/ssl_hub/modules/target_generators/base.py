@@ -1,11 +1,12 @@
 """The base of the target generators, and what those with a network share."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel
 
+from ...field_types import PositiveFloat, PositiveInt
 from ..losses import to_float32
 
 
@@ -17,8 +18,8 @@ class TargetGenerator:
         patch_size: side of the model's patches, in pixels.
     """
 
-    # The names of its `target_options`.
-    options: ClassVar[tuple[str, ...]] = ()
+    # The names and types of its `target_options`.
+    options: ClassVar[dict[str, Any]] = {}
     # Whether a target is the number of a token of a vocabulary, not a vector.
     is_discrete: ClassVar[bool] = False
     # Values of a target, or words of the vocabulary.
@@ -76,7 +77,13 @@ class NetworkTargets(TargetGenerator):
         * network: fields of the configuration of a random network.
     """
 
-    options = ("size", "image_size", "image_mean", "image_std", "network")
+    options: ClassVar[dict[str, Any]] = {
+        "size": PositiveInt,
+        "image_size": PositiveInt,
+        "image_mean": list[float] | tuple[float, ...],
+        "image_std": list[PositiveFloat] | tuple[PositiveFloat, ...],
+        "network": dict,
+    }
     default_size: ClassVar[int | None] = None
     default_mean: ClassVar[tuple[float, ...]]
     default_std: ClassVar[tuple[float, ...]]

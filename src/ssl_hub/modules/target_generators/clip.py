@@ -3,6 +3,7 @@
 import torch
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
+from ...pretrained import load_pretrained
 from .base import NetworkTargets
 
 
@@ -20,7 +21,7 @@ class CLIPTargets(NetworkTargets):
     def load_network(self, name_or_path: str):
         from transformers import CLIPVisionModelWithProjection
 
-        return CLIPVisionModelWithProjection.from_pretrained(name_or_path, output_loading_info=True)
+        return load_pretrained(CLIPVisionModelWithProjection, name_or_path, output_loading_info=True)
 
     def default_image_size(self, network, num_patches: int) -> int:
         return num_patches * network.config.patch_size

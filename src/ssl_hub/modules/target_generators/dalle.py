@@ -2,6 +2,7 @@
 
 import torch
 
+from ...pretrained import load_pretrained
 from .base import NetworkTargets
 
 
@@ -24,7 +25,7 @@ class DALLETargets(NetworkTargets):
     def load_network(self, name_or_path: str):
         from transformers import FlavaImageCodebook
 
-        return FlavaImageCodebook.from_pretrained(name_or_path, output_loading_info=True)
+        return load_pretrained(FlavaImageCodebook, name_or_path, output_loading_info=True)
 
     def default_image_size(self, network, num_patches: int) -> int:
         return 8 * num_patches

@@ -3,6 +3,7 @@
 import torch
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from ...pretrained import load_pretrained
 from ..backbones import backbone_layout, build_backbone, feature_map, run_backbone
 from .base import NetworkTargets
 
@@ -24,7 +25,7 @@ class FeatureTargets(NetworkTargets):
     def load_network(self, name_or_path: str):
         from transformers import AutoModel
 
-        network, info = AutoModel.from_pretrained(name_or_path, output_loading_info=True)
+        network, info = load_pretrained(AutoModel, name_or_path, output_loading_info=True)
         # A pooler that the checkpoint lacks, such as a ViT's, has no part in the last hidden state.
         backbone_layout(network)  # found out here, not in a compiled step
         info["missing_keys"] = {key for key in info["missing_keys"] if not key.startswith("pooler.")}

@@ -1,8 +1,11 @@
 """Histograms of oriented gradients."""
 
+from typing import Any, ClassVar
+
 import torch
 import torch.nn.functional as F
 
+from ...field_types import NonNegativeInt, PositiveInt
 from ..losses import to_float32
 from .base import TargetGenerator
 
@@ -42,7 +45,11 @@ class HOGTargets(TargetGenerator):
     `target_options`: num_bins (default 9), cell_size (8 pixels), gaussian_window (16 pixels; 0 for none).
     """
 
-    options = ("num_bins", "cell_size", "gaussian_window")
+    options: ClassVar[dict[str, Any]] = {
+        "num_bins": PositiveInt,
+        "cell_size": PositiveInt,
+        "gaussian_window": NonNegativeInt,
+    }
 
     def __init__(self, config, patch_size: int):
         super().__init__(config, patch_size)

@@ -1,7 +1,10 @@
 """Targets that are the image's own pixels."""
 
+from typing import Any, ClassVar
+
 import torch
 
+from ...field_types import PositiveFloat
 from ..losses import to_float32
 from ..masking import patchify, unpatchify
 from .base import TargetGenerator, normalize
@@ -48,13 +51,11 @@ class LowFrequencyTargets(PixelTargets):
     `target_options`: radius, in periods an image (default 40): frequencies above it are left out.
     """
 
-    options = ("radius",)
+    options: ClassVar[dict[str, Any]] = {"radius": PositiveFloat}
 
     def __init__(self, config, patch_size: int):
         super().__init__(config, patch_size)
         self.radius = config.target_options.get("radius", 40)
-        if not self.radius > 0:
-            raise ValueError(f"radius in target_options must be positive, got {self.radius}")
 
     def images(self, pixel_values: torch.Tensor) -> torch.Tensor:
         height, width = pixel_values.shape[-2:]

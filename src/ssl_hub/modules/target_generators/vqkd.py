@@ -6,6 +6,7 @@ from torch.nn import functional as F
 from transformers import BeitConfig, BeitModel, BeitPreTrainedModel
 from transformers import initialization as init
 
+from ...pretrained import load_pretrained
 from .base import NetworkTargets
 
 
@@ -56,7 +57,7 @@ class VQKDTargets(NetworkTargets):
         return VQKDTokenizer(BeitConfig(**{**tokenizer_fields(), "vocab_size": self.size, **fields}))
 
     def load_network(self, name_or_path: str):
-        return VQKDTokenizer.from_pretrained(name_or_path, output_loading_info=True)
+        return load_pretrained(VQKDTokenizer, name_or_path, output_loading_info=True)
 
     def default_image_size(self, network, num_patches: int) -> int:
         return num_patches * network.config.patch_size

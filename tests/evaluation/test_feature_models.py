@@ -7,7 +7,7 @@ from timm.models._hub import save_for_hf
 from transformers import AutoModel, BertConfig, BertModel, ViTConfig, ViTImageProcessor, ViTModel
 
 from ssl_hub.data.processing import build_image_processor
-from ssl_hub.evaluation.pretrained import load_feature_model, patch_tokens, pixel_baseline, untrained_model
+from ssl_hub.evaluation.feature_models import load_feature_model, patch_tokens, pixel_baseline, untrained_model
 from ssl_hub.hub.publishing import save_for_sharing
 from ssl_hub.training.recipes import load_recipe
 

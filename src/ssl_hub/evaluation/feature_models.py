@@ -11,6 +11,7 @@ from ..configuration_utils import SSLConfig
 from ..data.processing import build_image_processor
 from ..modeling_utils import SSLModel
 from ..modules.backbones import backbone_layout, build_backbone, drop_trained_pooler, feature_map, run_backbone
+from ..pretrained import load_pretrained
 
 
 class BackboneFeatures(nn.Module):
@@ -63,21 +64,15 @@ def load_feature_model(
             default. It is for backbones that do not pool by themselves.
 
     Raises:
+        OSError: there is no such model.
         ValueError: the model cannot be loaded, lacks weights that its features depend on, or makes no features of
             images.
     """
     name = _hub_name(os.fspath(name_or_path))
-    try:
-        config = AutoConfig.from_pretrained(name)
-        if getattr(config, "model_args", None):
-            config.model_args.pop("num_classes", None)  # recent timm writes it; transformers passes it itself
-        model, info = AutoModel.from_pretrained(name, config=config, output_loading_info=True)
-    except Exception as error:  # a folder or file that is no model makes the libraries raise nearly anything
-        reason = str(error).strip() or type(error).__name__
-        raise ValueError(
-            f"the model {str(name_or_path)!r} cannot be loaded ({reason.splitlines()[0]}): give the folder of a run, a "
-            "folder or Hub id of a transformers or timm model, or the name of a timm architecture"
-        ) from error
+    config = load_pretrained(AutoConfig, name)
+    if getattr(config, "model_args", None):
+        config.model_args.pop("num_classes", None)  # recent timm writes it; transformers passes it itself
+    model, info = load_pretrained(AutoModel, name, config=config, output_loading_info=True)
     is_ours = isinstance(config, SSLConfig)
     _check_weights(str(name_or_path), {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}, is_ours)
     if not is_ours:

@@ -1,0 +1,66 @@
+"""Whether the nearest images show the same class."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from .base import Evaluator, LabelledFeatures, Metric
+from .features import check_features
+
+# Entries of the similarity matrix held at a time.
+_MAX_SIMILARITIES = 2**24
+
+
+def retrieval_scores(features: Tensor, labels: Tensor, ks: tuple[int, ...] = (1, 5)) -> dict[str, float]:
+    """Each image asks for the others of its class, by cosine similarity.
+
+    Args:
+        features: `(N, D)`.
+        labels: `(N,)`. An image that is alone in its class does not ask.
+        ks: `recall_at_k` is the share of images with one of their class among the k nearest.
+
+    Returns:
+        `mean_average_precision` and, for each k, `recall_at_k`.
+
+    Raises:
+        ValueError: features that are not finite, labels that do not fit, or no class of two images.
+    """
+    check_features("given", features, labels)
+    unit = normalize(features.float())
+    labels = labels.to(unit.device)
+    precisions, hits = [], {k: [] for k in ks}
+    for rows in torch.arange(len(unit), device=unit.device).split(max(1, _MAX_SIMILARITIES // len(unit))):
+        similarities = unit[rows] @ unit.T
+        similarities[torch.arange(len(rows)), rows] = float("-inf")  # itself comes last, and is dropped
+        order = similarities.argsort(dim=1, descending=True, stable=True)[:, :-1]
+        relevant = labels[order] == labels[rows, None]
+        relevant = relevant[relevant.any(dim=1)]
+        ranks = torch.arange(1, order.shape[1] + 1, device=unit.device)
+        precision = relevant.cumsum(dim=1) / ranks
+        precisions.append((precision * relevant).sum(dim=1) / relevant.sum(dim=1))
+        for k in ks:
+            hits[k].append(relevant[:, :k].any(dim=1).float())
+    if not sum(map(len, precisions)):
+        raise ValueError("No class has two images, so that none can be retrieved: give more images a class.")
+    scores = {"mean_average_precision": torch.cat(precisions).mean().item()}
+    return scores | {f"recall_at_{k}": torch.cat(hits[k]).mean().item() for k in ks}
+
+
+class RetrievalEvaluator(Evaluator):
+    """Logs [`retrieval_scores`] of the evaluation set."""
+
+    type: ClassVar[str] = "retrieval"
+    metrics: ClassVar[dict[str, Metric]] = {
+        "retrieval_map": Metric("retrieval mAP", percent=True),
+        "retrieval_recall_at_1": Metric("retrieval recall at 1", percent=True),
+        "retrieval_recall_at_5": Metric("retrieval recall at 5", percent=True),
+    }
+    needs_labels: ClassVar[bool] = True
+    needs_train_features: ClassVar[bool] = False
+
+    def evaluate(self, features: LabelledFeatures, train: LabelledFeatures | None) -> dict[str, float]:
+        scores = retrieval_scores(features.features, features.labels)
+        names = {"mean_average_precision": "retrieval_map"}
+        return {names.get(name, f"retrieval_{name}"): value for name, value in scores.items()}

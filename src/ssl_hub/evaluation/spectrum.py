@@ -1,0 +1,129 @@
+"""How many directions features use, and how well they tell images apart, without labels."""
+
+import math
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from .base import Evaluator, LabelledFeatures, Metric
+from .features import check_features
+
+_EPSILON = 1e-7
+# Entries of a matrix of similarities that are held at a time.
+_MAX_ENTRIES = 2**24
+
+
+def alignment(first: Tensor, second: Tensor, alpha: float = 2.0) -> float:
+    """How far apart two views of an image are on the unit sphere (arXiv 2005.10242): 0 if they coincide.
+
+    Args:
+        first, second: features `(N, D)` of two views; row i of both is image i.
+        alpha: power of the distances that are averaged.
+
+    Raises:
+        ValueError: features that are not finite, or of different shapes.
+    """
+    check_features("first", first)
+    check_features("second", second)
+    if first.shape != second.shape:
+        raise ValueError(f"Two views need features of one shape, got {tuple(first.shape)} and {tuple(second.shape)}.")
+    distances = (normalize(first.double()) - normalize(second.double())).norm(dim=1)
+    return distances.pow(alpha).mean().item()
+
+
+def uniformity(features: Tensor, t: float = 2.0) -> float:
+    """How evenly features cover the unit sphere (arXiv 2005.10242); the lower, the more evenly, and 0 in a single point.
+
+    The logarithm of the mean Gaussian potential `exp(-t * distance^2)` over all pairs of different images.
+
+    Args:
+        features: `(N, D)` of two images or more.
+
+    Raises:
+        ValueError: features that are not finite, or of a single image.
+    """
+    check_features("given", features)
+    if len(features) < 2:
+        raise ValueError("Uniformity is about pairs of images: give the features of two or more.")
+    unit, total = normalize(features.double()), 0.0
+    for rows in unit.split(max(1, _MAX_ENTRIES // len(unit))):
+        total += torch.exp(-t * (2 - 2 * rows @ unit.T).clamp(min=0)).sum().item()
+    # Without those of an image with itself, which are 1.
+    return math.log(max((total - len(unit)) / (len(unit) * (len(unit) - 1)), 1e-300))
+
+
+def alpha_req(features: Tensor, first_rank: int = 11, last_rank: int = 50) -> float:
+    """The exponent of the decay of the eigenvalues of the features' covariance, alpha-ReQ (arXiv 2202.05808).
+
+    The n-th eigenvalue falls as `n ** -alpha`; about 1 is best, above it few directions dominate. The line through the
+    logarithms is fitted with weights 1 / n.
+
+    Args:
+        features: `(N, D)`.
+        first_rank, last_rank: eigenvalues that count, from 1. Where there are fewer than twice `first_rank`, all do.
+
+    Raises:
+        ValueError: features that are not finite, or with fewer than three directions.
+    """
+    check_features("given", features)
+    centred = features.double() - features.double().mean(dim=0)
+    eigenvalues = torch.linalg.svdvals(centred).square()
+    eigenvalues = eigenvalues[eigenvalues > 1e-12 * eigenvalues[0].clamp(min=1e-300)]
+    if len(eigenvalues) < 3:
+        raise ValueError(
+            f"The features vary in {len(eigenvalues)} directions only, and a decay needs three: give more images, or look "
+            "for a collapse."
+        )
+    first = first_rank if len(eigenvalues) >= 2 * first_rank else 1
+    ranks = torch.arange(first, min(last_rank, len(eigenvalues)) + 1, dtype=torch.double)
+    y, x, weights = eigenvalues[first - 1 : first - 1 + len(ranks)].cpu().log(), ranks.log(), 1 / ranks
+    x, y = x - (weights * x).sum() / weights.sum(), y - (weights * y).sum() / weights.sum()
+    return -((weights * x * y).sum() / (weights * x * x).sum()).item()
+
+
+def lidar(features: Tensor, delta: float = 1e-4) -> float:
+    """The effective rank of what tells images apart from views of one image, LiDAR (arXiv 2312.04000).
+
+    Args:
+        features: `(N, V, D)` of N images in V views each; the paper takes 1,000 images in 50 views.
+        delta: what is added to the diagonal of the scatter within images.
+
+    Returns:
+        1 when all images lie on one line, min(N - 1, D) when no direction stands out.
+
+    Raises:
+        ValueError: features that are not finite, a single image or a single view.
+    """
+    if features.ndim != 3 or features.shape[0] < 2 or features.shape[1] < 2:
+        raise ValueError(
+            f"LiDAR needs features (images, views, dimensions) of two or more images and views, got {tuple(features.shape)}."
+        )
+    check_features("given", features.flatten(0, 1))
+    features = features.double()
+    means = features.mean(dim=1)
+    between = means - means.mean(dim=0)
+    within = (features - means[:, None]).flatten(0, 1)
+    between = between.T @ between / len(means)
+    within = within.T @ within / len(within) + delta * torch.eye(features.shape[2], dtype=torch.double)
+    values, vectors = torch.linalg.eigh(within)
+    whiten = vectors * values.rsqrt() @ vectors.T
+    p = torch.linalg.eigvalsh(whiten @ between @ whiten).clamp(min=0)
+    p = p / p.sum().clamp(min=1e-300) + _EPSILON
+    return torch.exp(-(p * p.log()).sum()).item()
+
+
+class SpectrumEvaluator(Evaluator):
+    """Logs [`uniformity`] and [`alpha_req`]."""
+
+    type: ClassVar[str] = "spectrum"
+    metrics: ClassVar[dict[str, Metric]] = {
+        "uniformity": Metric("uniformity (the lower, the more evenly spread)", higher_is_better=False),
+        "alpha_req": Metric("alpha-ReQ (decay of eigenvalues, 1 is best)", higher_is_better=False),
+    }
+    needs_labels: ClassVar[bool] = False
+    needs_train_features: ClassVar[bool] = False
+
+    def evaluate(self, features: LabelledFeatures, train: LabelledFeatures | None) -> dict[str, float]:
+        return {"uniformity": uniformity(features.features), "alpha_req": alpha_req(features.features)}
