@@ -18,7 +18,7 @@ from transformers.utils.logging import disable_progress_bar
 from ssl_hub.conversion.sources import SOURCES, load_foreign_checkpoint
 from ssl_hub.data.processing import build_image_processor
 from ssl_hub.hub.publishing import save_for_sharing
-from ssl_hub.printing import printable, set_up_logging
+from ssl_hub.printing import printable_lines, set_up_logging
 from ssl_hub.training.recipes import load_recipe
 
 
@@ -65,4 +65,4 @@ if __name__ == "__main__":
     try:
         main()
     except (ValueError, OSError) as error:  # user errors
-        sys.exit(f"error: {printable(error)}")
+        sys.exit(f"error: {printable_lines(error)}")

@@ -20,7 +20,7 @@ from ssl_hub.evaluation.features import extract_features
 from ssl_hub.evaluation.knn import knn_accuracy
 from ssl_hub.evaluation.linear_probe import linear_probe_accuracy
 from ssl_hub.pretrained import load_pretrained
-from ssl_hub.printing import printable, set_up_logging
+from ssl_hub.printing import printable_lines, set_up_logging
 
 
 def main(folder: Path):
@@ -70,4 +70,4 @@ if __name__ == "__main__":
     try:
         main(Path(sys.argv[1]))
     except (ValueError, OSError) as error:  # user errors
-        sys.exit(f"error: {printable(error)}")
+        sys.exit(f"error: {printable_lines(error)}")

@@ -6,6 +6,7 @@
 `--help` lists the arguments; what the command line leaves out comes from the recipe.
 """
 
+import signal
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from transformers.utils.logging import disable_progress_bar
 from ssl_hub.data.datasets import load_image_dataset
 from ssl_hub.hub.publishing import PublishError
 from ssl_hub.pretrained import load_pretrained
-from ssl_hub.printing import printable, set_up_logging
+from ssl_hub.printing import printable_lines, set_up_logging
 from ssl_hub.training.arguments import parse_arguments
 from ssl_hub.training.run_log import NonFiniteLossError
 from ssl_hub.training.trainer import SSLTrainer
@@ -70,4 +71,7 @@ if __name__ == "__main__":
         main()
     # User errors: a traceback would bury what the message says. Anything else is a bug and keeps its own.
     except (ValueError, OSError, PublishError, NonFiniteLossError) as error:
-        sys.exit(f"error: {printable(error)}")
+        sys.exit(f"error: {printable_lines(error)}")
+    except KeyboardInterrupt:  # outside the training loop, which saves a checkpoint first
+        print("interrupted", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)

@@ -19,7 +19,7 @@ from ssl_hub.data.loading import build_eval_loader
 from ssl_hub.data.processing import Normalize, build_image_processor
 from ssl_hub.field_types import PositiveInt, Seed, check_fields
 from ssl_hub.pretrained import load_pretrained
-from ssl_hub.printing import printable, set_up_logging
+from ssl_hub.printing import printable_lines, set_up_logging
 from ssl_hub.visualization.reconstruction import plot_reconstruction
 
 
@@ -66,4 +66,4 @@ if __name__ == "__main__":
     try:
         main()
     except (ValueError, OSError, NotImplementedError) as error:  # user errors
-        sys.exit(f"error: {printable(error)}")
+        sys.exit(f"error: {printable_lines(error)}")

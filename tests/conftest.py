@@ -14,3 +14,9 @@ torch.set_num_threads(1)  # the models are tiny, and tests run side by side
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_is(monkeypatch):
+    """Examples that run in this process leave the logging of other tests alone."""
+    monkeypatch.setattr("ssl_hub.printing.set_up_logging", lambda: None)

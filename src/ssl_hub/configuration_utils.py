@@ -75,11 +75,10 @@ class SSLConfig(PreTrainedConfig):
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
+        # They are checked here. `strict`, which a subclass may have, knows no ranges and takes no whole number as a float.
         for field in fields(cls):
             if field.name in _field_types(cls):
-                field.type = (
-                    object  # checked here: `strict`, which a subclass may have, takes no whole number as a float
-                )
+                field.type = object
 
     def __setattr__(self, name, value):
         hint = _field_types(type(self)).get(name)

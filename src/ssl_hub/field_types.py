@@ -41,9 +41,9 @@ PositiveFloat = Annotated[float, Range(0, low_open=True)]
 NonNegativeFloat = Annotated[float, Range(0)]
 Probability = Annotated[float, Range(0, 1)]
 Seed = Annotated[int, Range(0, 2**32 - 1)]
-PositiveShare = Annotated[float, Range(0, 1, low_open=True)]
-ShareBelowOne = Annotated[float, Range(0, 1, high_open=True)]
-InnerShare = Annotated[float, Range(0, 1, low_open=True, high_open=True)]
+PositiveShare = Annotated[float, Range(0, 1, low_open=True)]  # not nothing
+ShareBelowOne = Annotated[float, Range(0, 1, high_open=True)]  # not everything
+InnerShare = Annotated[float, Range(0, 1, low_open=True, high_open=True)]  # neither
 
 
 def check_value(name: str, value: Any, hint: Any) -> Any:

@@ -21,6 +21,7 @@ from .modeling_outputs import (
 from .modules.backbones import (
     backbone_hidden_size,
     build_backbone,
+    explain_failure,
     remove_final_norm,
     run_backbone,
     stage_channels,
@@ -52,6 +53,13 @@ def check_floats(pixel_values: torch.Tensor, name: str = "pixel_values") -> None
         raise ValueError(f"{name} hold no image: got a batch of the shape {tuple(pixel_values.shape)}.")
 
 
+def find_non_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    """The names of the floating and complex tensors that hold NaN or infinity."""
+    # Tensors of a model whose weights are offloaded are on the meta device and have no values.
+    checked = {n: t for n, t in tensors.items() if (t.is_floating_point() or t.is_complex()) and not t.is_meta}
+    return [name for name, tensor in checked.items() if not tensor.isfinite().all()]
+
+
 def check_finite(tensors: Mapping[str, torch.Tensor], what: str) -> None:
     """Raises `ValueError` if a floating tensor, a running statistic for one, holds NaN or infinity.
 
@@ -59,10 +67,7 @@ def check_finite(tensors: Mapping[str, torch.Tensor], what: str) -> None:
         tensors: by name, a state dict for one.
         what: what holds them, for the error.
     """
-    # Tensors of a model whose weights are offloaded are on the meta device and have no values.
-    checked = {n: t for n, t in tensors.items() if (t.is_floating_point() or t.is_complex()) and not t.is_meta}
-    bad = [name for name, tensor in checked.items() if not tensor.isfinite().all()]
-    if bad:
+    if bad := find_non_finite(tensors):
         raise ValueError(
             f"{what} holds NaN or infinity in {len(bad)} of {len(tensors)} tensors ({', '.join(bad[:3])}"
             f"{', ...' if len(bad) > 3 else ''}): it comes from a run that diverged, so take an earlier checkpoint"
@@ -306,7 +311,8 @@ class SSLForImageClassification(SSLPreTrainedModel):
     def __init__(self, config: SSLConfig):
         super().__init__(config)
         self.num_labels = config.num_labels
-        self.backbone = self.build_backbone(config)
+        with explain_failure(config.backbone_config):
+            self.backbone = self.build_backbone(config)
         if config.classifier_stages is not None:
             channels = stage_channels(self.backbone, config.classifier_stages)
             self.classifier = StageClassifier(channels, config.num_labels, config.classifier_stage_pooling)

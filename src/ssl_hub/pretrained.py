@@ -7,7 +7,7 @@ from typing import Any
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from .printing import printable
+from .printing import printable, printable_lines
 
 
 def load_pretrained(auto_class: Any, name_or_path: str | Path, **options) -> Any:
@@ -30,7 +30,7 @@ def load_pretrained(auto_class: Any, name_or_path: str | Path, **options) -> Any
         return auto_class.from_pretrained(name, **options)
     # A folder that other code wrote, or that was cut off, makes transformers raise nearly anything.
     except Exception as error:
-        lines = printable(error).strip().splitlines() or [type(error).__name__]
+        lines = printable_lines(error).strip().splitlines() or [type(error).__name__]
         reason = lines[0] if len(lines) == 1 or not lines[0].endswith(":") else f"{lines[0]} {lines[1].strip()}"
         if isinstance(error, pickle.UnpicklingError):
             reason = "its weights hold Python objects besides tensors, which ssl_hub never unpickles"

@@ -6,17 +6,22 @@ from collections.abc import Iterable
 
 
 def printable(text: object) -> str:
-    r"""`str(text)` with every character that is not printed written out, as `\x1b`; ends of lines and tabs stay.
+    r"""`str(text)` on one line, with every character that is not printed written out, as `\x1b`.
 
     Names in foreign files may hold escape codes, which would move the cursor or rewrite lines of a terminal.
     """
-    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in str(text))
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(text))
+
+
+def printable_lines(text: object) -> str:
+    """[`printable`] line by line: for a message that may have several."""
+    return "\n".join(printable(line.expandtabs()) for line in str(text).split("\n"))
 
 
 def name_some(names: Iterable[object], limit: int = 5) -> str:
-    """The first names, by comma, and whether there are more; on one line and `printable`."""
-    shown = [printable(name).replace("\n", r"\n") for name in names]
-    shown = [name if len(name) <= 100 else f"{name[:100]}..." for name in shown]
+    """The first names, by comma, and whether there are more; `printable`."""
+    shown = [printable(name) for name in names]
+    shown = [name if len(name) <= 200 else f"{name[:200]}..." for name in shown]
     return ", ".join([*shown[:limit], "..."] if len(shown) > limit else shown)
 
 
@@ -34,4 +39,4 @@ def set_up_logging() -> None:
 
 class _PrintableFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return printable(re.sub(r"\x1b\[[0-9;]*m", "", super().format(record)))
+        return printable_lines(re.sub(r"\x1b\[[0-9;]*m", "", super().format(record)))

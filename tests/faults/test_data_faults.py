@@ -21,7 +21,7 @@ from transformers import AutoModelForPreTraining
 
 from ssl_hub import SSLTrainer
 from ssl_hub.data.datasets import load_image_dataset, match_labels
-from ssl_hub.data.images import UnreadableImageError, decode_image, printable
+from ssl_hub.data.images import UnreadableImageError, decode_image
 from ssl_hub.data.loading import build_train_loader
 from ssl_hub.data.views import build_views
 from ssl_hub.data.views.crop import CropView
@@ -68,7 +68,13 @@ def digits_trainer(
     model = AutoModelForPreTraining.from_config(recipe.build_config(options.pop("config_overrides", None)))
     args = {"max_train_steps": 1, "warmup_steps": 0, "per_device_train_batch_size": batch_size, **options}
     args = PretrainingArguments(str(output_dir), **args)
+    if eval_dataset is None:
+        eval_dataset = digits(8).remove_columns("label")
     return SSLTrainer(model, args, train_dataset, views, eval_dataset)
+
+
+def digits(count=32):
+    return load_image_dataset("digits").select(range(count))
 
 
 def link(name, target):
@@ -145,9 +151,19 @@ class TestFolders:
             load_image_dataset(write(tmp_path, f"1.{ESCAPE}"))
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("state.json", b"[]"), ("state.json", b"{"), ("dataset_info.json", b"{")],
+)
+def test_a_damaged_saved_dataset(tmp_path, name, content):
+    labelled(["a"], [0]).save_to_disk(tmp_path)
+    write(tmp_path, name, content=content)
+    with pytest.raises(ValueError, match="saved dataset .* cannot be read"):
+        load_image_dataset(tmp_path)
+
+
 def test_no_control_character_reaches_a_terminal(tmp_path, caplog):
-    assert printable(f"{ESCAPE}é\n\r\u202e猫 x\udcff") == r"\x1b[31mé\n\r\u202e猫 x\udcff"
-    name = f"{ESCAPE}\u202e.png"
+    name = f"{ESCAPE}\u202e\n.png"
     texts = []
     write(tmp_path / "bad", name, content=b"text")
     with pytest.raises(ValueError) as caught:
@@ -213,7 +229,12 @@ class TestFiles:
         with pytest.raises(UnreadableImageError, match="no regular file"):
             decode_image({"bytes": None, "path": str(path)})
 
-    def test_a_strip_of_every_training_image_trains_on_the_others(self, tmp_path):
+    @pytest.mark.parametrize("image", [None, {"bytes": None, "path": None}, {"bytes": None, "path": ""}])
+    def test_rows_without_an_image(self, image):
+        with pytest.raises(UnreadableImageError, match="^row 3: neither bytes nor a path"):
+            decode_image(image, "row 3")
+
+    def test_one_image_that_is_not_decoded_leaves_the_others(self, tmp_path):
         """What is not decoded is left out, counted and named like a damaged file."""
         write(tmp_path, *(f"{i}.png" for i in range(7)))
         write(tmp_path, "7.png", content=png_header(1, 50_000))
@@ -347,17 +368,35 @@ class TestLabels:
         assert metrics["knn_accuracy"] == pytest.approx(2 / 3)
         assert caplog.messages == ["classes that the training split lacks (1): a"]
 
-    @pytest.mark.parametrize("labels", [[0, None, 1], [0, -1, 1], [None, None, None]])
+    def test_features_keep_to_their_labels_where_images_cannot_be_read(self, tmp_path):
+        for split in ("train", "validation"):
+            for i in range(24):
+                color = ("red", "green", "blue")[i % 3]
+                content = b"" if i in (0, 1, 10, 22) else encode(Image.new("RGB", (8, 8), color))
+                write(tmp_path / split, f"{color}/{i}.png", content=content)
+        train, evaluation = (load_image_dataset(tmp_path, split) for split in ("train", "validation"))
+        trainer = digits_trainer(tmp_path / "out", train, evaluation, evaluation="[{type: knn, k: 3}]")
+        metrics, _ = trainer.run_evaluation(trainer.model)
+        assert metrics["knn_accuracy"] == 1.0
+
+    @pytest.mark.parametrize("labels", [[0, None, 1], [0, -1, 1], [None, None, None], [0, 1, 2]])
     def test_images_without_a_label(self, tmp_path, caplog, labels):
-        labelled(["a", "b"], labels).to_parquet(tmp_path / "train.parquet")
+        table = labelled(None, labels).data.table
+        table = table.replace_schema_metadata(labelled(["a", "b"], [0]).features.arrow_schema.metadata)
+        pyarrow.parquet.write_table(table, tmp_path / "train.parquet")
         assert load_image_dataset(tmp_path).column_names == ["image"]
         missing = sum(label not in (0, 1) for label in labels)
         assert caplog.messages == [
-            f"{missing} of the 3 images of '{tmp_path}' have no label (null or negative), so that the others' are left "
-            "out too"
+            f"{missing} of the 3 images of '{tmp_path}' have no label from 0 to 1, so that the others' are left out too"
         ]
         with pytest.raises(ValueError, match=r"in the column 'label': remove these images, or leave label_column out"):
             load_image_dataset(tmp_path, label_column="label")
+
+    @pytest.mark.parametrize("label", [2**40, -1])
+    def test_numbers_that_are_no_classes(self, tmp_path, caplog, label):
+        labelled(None, [0, label]).to_parquet(tmp_path / "train.parquet")
+        assert load_image_dataset(tmp_path).column_names == ["image"]
+        assert "1 of the 2 images" in caplog.text and "have no label from 0 to 99999" in caplog.text
 
     @pytest.mark.parametrize(
         ("names", "said"),
@@ -388,7 +427,7 @@ class TestViews:
     )
     @pytest.mark.parametrize("recipe", ["mae-vit-tiny-digits", "simmim-swin-tiny-digits"])
     def test_they_follow_the_models_image_size(self, tmp_path, recipe, overrides, size):
-        trainer = digits_trainer(tmp_path, load_image_dataset("digits"), recipe=recipe, config_overrides=overrides)
+        trainer = digits_trainer(tmp_path, digits(), recipe=recipe, config_overrides=overrides)
         assert next(iter(trainer.loader))["pixel_values"].shape == (4, 3, size, size)
         assert trainer.image_processor.crop_size == {"height": size, "width": size}
         if overrides == "image_size=24":
@@ -441,7 +480,7 @@ class TestBatches:
             model(pixels, mode="loss", target_pixel_values=pixels.byte())
 
     def test_two_views_for_an_algorithm_of_one(self, tmp_path):
-        trainer = digits_trainer(tmp_path, load_image_dataset("digits"), views=[{"count": 2}])
+        trainer = digits_trainer(tmp_path, digits(), views=[{"count": 2}])
         with pytest.raises(
             ValueError, match="one view of each image; got a list of 2. In a recipe, the counts of the vie"
         ):
@@ -455,8 +494,8 @@ class TestWorkers:
             os.kill(os.getpid(), signal.SIGKILL) if end == "killed" else os._exit(1)
 
         monkeypatch.setattr(CropView, "render", render)
-        trainer = digits_trainer(tmp_path, load_image_dataset("digits"), dataloader_num_workers=1)
-        with pytest.raises(ChildProcessError) as caught:
+        trainer = digits_trainer(tmp_path, digits(), dataloader_num_workers=1)
+        with pytest.raises(OSError) as caught:
             trainer.train()
         how = "is killed by signal: Killed" if end == "killed" else "exited unexpectedly with exit code 1"
         assert how in str(caught.value) and "\n" not in str(caught.value)
@@ -467,6 +506,7 @@ class TestWorkers:
         train = load_image_dataset(write(tmp_path, "1.png", "2.png"))
         trainer = digits_trainer(tmp_path / "out", train, batch_size=2, dataloader_num_workers=num_workers)
         write(tmp_path, "1.png", "2.png", content=b"")
+        trainer.run_evaluation.evaluators = []  # which would find them first
         with pytest.raises(UnreadableImageError) as caught:
             trainer.train()
         assert str(caught.value).startswith(f"None of the images of a batch can be read: {tmp_path}")
@@ -488,11 +528,11 @@ class TestNames:
             ({"--dataset_name": "digits", "--eval_split": "no"}, "'digits' has no split 'no'; the splits there are"),
             (
                 {"--model_name_or_path": "./no/where"},
-                "--model_name_or_path ./no/where is neither a folder with a model",
+                "there is no model folder ./no/where",
             ),
             (
                 {"--model_name_or_path": "images"},
-                "--model_name_or_path images is neither a folder with a model nor one",
+                "the model images cannot be loaded: ",
             ),
         ],
     )

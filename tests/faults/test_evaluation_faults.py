@@ -119,7 +119,7 @@ def test_the_sample_is_the_same_at_every_evaluation_and_changes_nothing(tmp_path
 def test_what_was_asked_for_by_name_is_evaluated_or_refused(evaluation, streamed, given, tmp_path):
     dataset = digits().to_iterable_dataset() if streamed else digits()
     if given is None:
-        with pytest.raises(ValueError, match=r"--evaluation '.*' needs images to evaluate on: .*--eval_split"):
+        with pytest.raises(ValueError, match=r"--evaluation needs images to evaluate on: .*--eval_split"):
             build_trainer(tmp_path, dataset, evaluation=evaluation)
     else:
         assert len(build_trainer(tmp_path, dataset, evaluation=evaluation).run_evaluation.evaluators) == given
@@ -222,12 +222,14 @@ def test_features_pair_with_files():
     ("eval_dataset", "sentence"),
     [
         (image_dataset(2).select([]), "the evaluation split has no images"),
-        (image_dataset(2, unreadable=(0, 1)), "none of the 2 images of the evaluation split can be read"),
+        (image_dataset(2, unreadable=(0, 1)), "none of 2 images of the evaluation split can be read"),
+        (None, "none of 8 images of the training split can be read"),
     ],
 )
 def test_a_split_without_a_readable_image(eval_dataset, sentence, tmp_path):
+    train_dataset = digits() if eval_dataset is not None else image_dataset(8, unreadable=range(8))
     with pytest.raises(ValueError, match=sentence):
-        build_trainer(tmp_path, digits(), eval_dataset).train()
+        build_trainer(tmp_path, train_dataset, eval_dataset).train()
 
 
 def test_one_image_has_not_collapsed():

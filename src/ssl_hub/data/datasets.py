@@ -6,7 +6,6 @@ import io
 import logging
 import os
 import re
-from collections.abc import Iterable
 from pathlib import Path
 
 import datasets
@@ -15,13 +14,16 @@ import pyarrow.compute
 import pyarrow.parquet
 from PIL import Image
 
-from ssl_hub.data.images import IMAGE_FORMATS, UnreadableImageError, decode_image, printable
+from ssl_hub.data.images import IMAGE_FORMATS, UnreadableImageError, decode_image
+from ssl_hub.printing import name_some, printable
 
 logger = logging.getLogger(__name__)
 
 _IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "pixel_values")
 _LABEL_COLUMNS = ("label", "labels", "fine_label", "cls")
 _IMAGE_SUFFIXES = tuple(sorted(suffix for suffixes in IMAGE_FORMATS.values() for suffix in suffixes))
+# Larger numbers are an image's own, or hostile: an evaluation holds scores of every class.
+_MAX_CLASSES = 100_000
 _METADATA_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 # The `id` of the image column of a dataset that was named as one of the Hub: its rows may be addresses.
 _REMOTE = "remote"
@@ -128,7 +130,7 @@ def match_labels(
         return eval_dataset
     for lacking, names in (("evaluation", set(theirs) - set(ours)), ("training", set(ours) - set(theirs))):
         if names:
-            logger.warning("classes that the %s split lacks (%d): %s", lacking, len(names), _some(sorted(names)))
+            logger.warning("classes that the %s split lacks (%d): %s", lacking, len(names), name_some(sorted(names)))
     if not set(ours) & set(theirs):
         logger.warning("evaluation and training split have no class in common: left out the evaluation split's labels")
         return eval_dataset.remove_columns("label")
@@ -169,7 +171,7 @@ def _load_from_hub(name: str, config_name: str | None, split: str, streaming: bo
 def _load_saved(folder: str, split: str) -> datasets.Dataset:
     try:
         saved = datasets.load_from_disk(folder)
-    except (ValueError, OSError, KeyError) as error:
+    except Exception as error:  # `datasets` takes what its files say for granted
         raise ValueError(f"The saved dataset {folder!r} cannot be read: {printable(error)}") from error
     if isinstance(saved, datasets.DatasetDict):
         _check_split(split, saved, folder)
@@ -207,7 +209,7 @@ def _load_files(name: str, split: str, streaming: bool):
         return _load_image_folder(folder, images, split, metadata)
 
     suffixes = sorted({os.path.splitext(file)[1] or file for file in files})
-    found = f"{len(files)} files ({printable(', '.join(suffixes[:8]))})" if files else "no file at all"
+    found = f"{len(files)} files ({name_some(suffixes)})" if files else "no file at all"
     raise FileNotFoundError(
         f"{name!r} is neither an image folder nor parquet files: it has {found}. "
         f"Give a folder with images ({', '.join(_IMAGE_SUFFIXES)}), or parquet files."
@@ -247,7 +249,9 @@ def _list_files(folder: str) -> list[str]:
             elif _is_image(path):
                 left_out["are no regular files: links that lead nowhere, pipes or devices"].append(path)
     for reason, paths in left_out.items():
-        logger.warning("left out %d entries of %s that %s (%s)", len(paths), printable(folder), reason, _some(paths))
+        logger.warning(
+            "left out %d entries of %s that %s (%s)", len(paths), printable(folder), reason, name_some(paths)
+        )
     return sorted(files)
 
 
@@ -273,11 +277,6 @@ def _is_utf8(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _some(names: Iterable[str], limit: int = 5) -> str:
-    names = list(names)
-    return ", ".join(map(printable, names[:limit])) + (", ..." if len(names) > limit else "")
 
 
 def _check_same_classes(files: list[str]) -> None:
@@ -324,12 +323,12 @@ def _load_image_folder(folder: str, images: list[str], split: str, metadata: lis
     features = datasets.Features(image=datasets.Value("string"))
     class_names = sorted({_top_folder(image) for image in images})
     if metadata:
-        logger.warning("labels come from class folders: did not read %s", _some(metadata))
+        logger.warning("labels come from class folders: did not read %s", name_some(metadata))
     if len(class_names) > 1 and "" in class_names:
         outside = [image for image in images if not _top_folder(image)]
         logger.warning(
             "%s has %d images outside of its %d class folders (%s), so none of its images has a label",
-            *(printable(folder), len(outside), len(class_names) - 1, _some(outside)),
+            *(printable(folder), len(outside), len(class_names) - 1, name_some(outside)),
         )
     elif len(class_names) > 1:
         labels = {name: label for label, name in enumerate(class_names)}
@@ -344,7 +343,7 @@ def _top_folder(file: str) -> str:
 
 def _check_split(split: str, splits, name: str) -> None:
     if split not in splits:
-        there = printable(", ".join(sorted(splits)))
+        there = name_some(sorted(splits), limit=20)
         raise ValueError(f"{name!r} has no split {split!r}; the splits there are: {there}.")
 
 
@@ -352,7 +351,7 @@ def _select_columns(dataset, name: str, image_column: str | None, label_column: 
     features = dataset.features or {}
     for column in (image_column, label_column):
         if column is not None and column not in features:
-            there = printable(", ".join(features))
+            there = name_some(features, limit=20)
             raise ValueError(f"{name!r} has no column {column!r}; the columns there are: {there}.")
     if image_column is None:
         image_column = _find_image_column(features, name)
@@ -380,8 +379,8 @@ def _find_image_column(features: datasets.Features, name: str) -> str:
     for column in _IMAGE_COLUMNS:
         if column in features and _may_hold_images(features[column]):
             return column
-    what = f"several image columns ({printable(', '.join(typed))})" if typed else "no image column"
-    there = printable(", ".join(features)) or "unknown"
+    what = f"several image columns ({name_some(typed)})" if typed else "no image column"
+    there = name_some(features, limit=20) or "unknown"
     raise ValueError(f"{name!r} has {what}; the columns there are: {there}. Name it with image_column.")
 
 
@@ -410,10 +409,14 @@ def _holds_classes(feature) -> bool:
 def _check_labels(dataset: datasets.Dataset, name: str, label_column: str | None) -> datasets.Dataset:
     """Leave labels out that not every image has: null, or negative as in the test splits of the Hub."""
     labels = dataset.data.column("label")
-    missing = labels.null_count + (pyarrow.compute.sum(pyarrow.compute.less(labels, 0)).as_py() or 0)
+    num_classes = getattr(dataset.features["label"], "num_classes", _MAX_CLASSES)
+    valid = pyarrow.compute.and_(
+        pyarrow.compute.greater_equal(labels, 0), pyarrow.compute.less(labels, min(num_classes, _MAX_CLASSES))
+    )
+    missing = len(labels) - (pyarrow.compute.sum(valid).as_py() or 0)
     if not missing:
         return dataset
-    found = f"{missing} of the {len(labels)} images of {name!r} have no label (null or negative)"
+    found = f"{missing} of the {len(labels)} images of {name!r} have no label from 0 to {num_classes - 1}"
     if label_column is not None:
         raise ValueError(f"{found} in the column {label_column!r}: remove these images, or leave label_column out.")
     logger.warning("%s, so that the others' are left out too", found)

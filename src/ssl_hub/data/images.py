@@ -13,6 +13,8 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
+from ssl_hub.printing import printable
+
 # The formats that are opened, as Pillow names them, and the suffixes of their files. Pillow has decoders that start other
 # programs, Ghostscript for one, and a file's content says which decoder reads it, not its name.
 IMAGE_FORMATS = {
@@ -39,11 +41,6 @@ class UnreadableImageError(ValueError):
     def __init__(self, message: str, name: str = ""):
         super().__init__(message)
         self.name = name
-
-
-def printable(text: object) -> str:
-    """Text of a foreign file, its name for one, with control characters escaped: a terminal would obey them."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in str(text))
 
 
 def decode_image(image: "dict | Image.Image", name: str = "image", *, remote: bool = False) -> Image.Image:
@@ -82,7 +79,8 @@ class EncodedImage:
                 _check_size(image)
                 self._image = _to_upright_rgb(image)
             else:
-                self.name = printable(image["path"] or name)
+                image = image or {"bytes": None, "path": None}  # a row may be null
+                self.name = printable(image["path"] or name).replace("\n", r"\n")
                 self._image = _open(image, remote)
                 if not isinstance(self._image, JpegImageFile):  # whose size may change when it is decoded
                     with self._image as opened:
@@ -124,6 +122,8 @@ class _RefusedError(Exception):
 def _open(image: dict, remote: bool) -> Image.Image:
     if image["bytes"] is not None:
         file = io.BytesIO(image["bytes"])
+    elif not image["path"]:
+        raise _RefusedError("neither bytes nor a path")
     elif "://" in image["path"]:
         file = _download(image["path"], remote)
     else:
@@ -175,11 +175,11 @@ def _check_size(image: Image.Image) -> None:
 def _to_upright_rgb(image: Image.Image) -> Image.Image:
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
-        pixels = np.asarray(image, dtype=np.float64) / 257  # 65535 / 255
-        return _gray(pixels)
+        pixels = np.asarray(image).astype(np.int32).clip(0, 65535)
+        return _gray((pixels + 128) // 257)  # rounded; 257 is 65535 / 255
     if image.mode == "F":
         pixels = np.nan_to_num(np.asarray(image))
-        return _gray(pixels * 255 if pixels.max() <= 1 else pixels)
+        return _gray((pixels * 255 if pixels.max() <= 1 else pixels).round().clip(0, 255))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         background = Image.new("RGBA", image.size, "white")
@@ -188,4 +188,4 @@ def _to_upright_rgb(image: Image.Image) -> Image.Image:
 
 
 def _gray(pixels: np.ndarray) -> Image.Image:
-    return Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8)).convert("RGB")
+    return Image.fromarray(pixels.astype(np.uint8)).convert("RGB")

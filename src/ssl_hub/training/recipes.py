@@ -65,8 +65,14 @@ def list_recipes() -> list[str]:
 class _YamlLoader(yaml.SafeLoader):
     """Takes `1e-4` as the number that it is in YAML 1.2 and everywhere else; to YAML 1.1 it is a text.
 
-    Takes no aliases: a few lines of them stand for more than any memory holds.
+    Takes no aliases: a few lines of them stand for more than any memory holds. Nor a key that is there twice.
     """
+
+    def construct_mapping(self, node, deep=False):
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise yaml.MarkedYAMLError(problem=f"found {twice[0]!r} more than once", problem_mark=node.start_mark)
+        return super().construct_mapping(node, deep)
 
     def compose_node(self, parent, index):
         if self.check_event(yaml.AliasEvent):
@@ -88,7 +94,7 @@ def read_yaml(text: str) -> Any:
         return _YamlLoader(text).get_single_data()
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
-    except (yaml.YAMLError, ValueError) as error:  # the latter of a date that does not exist
+    except Exception as error:  # of any kind: that of a date or a number that does not exist
         raise ValueError(" ".join(str(error).split())) from error
 
 
@@ -153,7 +159,10 @@ def save_recipe(
     Args:
         arguments: instances of the argument classes; where the run writes and what it starts from are left out.
     """
-    left_out = ("output_dir", "resume_from_checkpoint", "evaluation", "push_to_hub", "hub_model_id", "hub_private_repo")
+    left_out = (
+        *("output_dir", "resume_from_checkpoint", "evaluation", "push_to_hub", "hub_model_id", "hub_private_repo"),
+        "recipe_length",
+    )
     training = {key: value for each in arguments for key, value in vars(each).items() if key not in left_out}
     recipe = {
         "model": {**_own_fields(config), "backbone_config": _own_fields(config.backbone_config)},

@@ -50,6 +50,7 @@ class RunEvaluation:
         self.train_dataset, self.eval_dataset = train_dataset, eval_dataset
         self.image_processor, self.accelerator, self.args = image_processor, accelerator, args
         self.notes: list[str] = []
+        self.has_split = eval_dataset is not None
         is_streamed = isinstance(train_dataset, datasets.IterableDataset)
         if eval_dataset is None:
             self.evaluators = self._evaluators_without_a_split(evaluation, is_streamed)
@@ -83,8 +84,8 @@ class RunEvaluation:
         allowed = [each for each in evaluators if not each.needs_labels and not each.needs_train_features]
         if self.args.evaluation is not None and (is_streamed or allowed != evaluators):
             raise ValueError(
-                f"--evaluation {self.args.evaluation!r} needs images to evaluate on: name them with --eval_split or "
-                "--validation_dir"
+                "--evaluation needs images to evaluate on: name them with --eval_split or --validation_dir; got only "
+                f"{self.args.evaluation!r}"
             )
         if is_streamed or not allowed:
             return []
@@ -97,7 +98,7 @@ class RunEvaluation:
 
     def __call__(self, model: SSLModel) -> tuple[dict[str, float], list[str]]:
         """The metrics of all evaluators, and what they warn of."""
-        features = self._labelled_features(model, self.eval_dataset, "evaluation")
+        features = self._labelled_features(model, self.eval_dataset, "evaluation" if self.has_split else "training")
         train: dict[int | None, LabelledFeatures] = {}  # by the number of samples
         metrics: dict[str, float] = {}
         warnings = []
@@ -139,6 +140,6 @@ class RunEvaluation:
     def _labelled_features(self, model: SSLModel, dataset: datasets.Dataset, what: str) -> LabelledFeatures:
         table = self.feature_table(model, dataset)
         if not table.known.any():
-            raise ValueError(f"none of the {len(dataset)} images of the {what} split can be read")
+            raise ValueError(f"none of {len(dataset)} images of the {what} split can be read")
         labels = torch.tensor(dataset["label"])[table.known] if "label" in dataset.column_names else None
         return LabelledFeatures(table.features[table.known], labels)

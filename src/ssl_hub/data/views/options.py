@@ -28,7 +28,7 @@ def check_keys(given: Mapping, where: str, allowed: Sequence[str], required: Seq
 def number(given: Mapping, where: str, key: str, default=None, *, low=0, high=math.inf, integer=False):
     value = given.get(key, default)
     kind = int if integer else Real
-    if not isinstance(value, kind) or isinstance(value, bool) or not low <= value <= high or value == math.inf:
+    if not isinstance(value, kind) or isinstance(value, bool) or not low <= value <= high:
         what = "a whole number" if integer else "a number"
         limits = f"of at least {low}" if high == math.inf else f"from {low} to {high}"
         raise ValueError(f"{where}: {key} must be {what} {limits}, got {value!r}.")
