@@ -8,9 +8,9 @@ from PIL import Image
 from ssl_hub.classification.data import (
     IGNORED_LABEL,
     AugmentedImages,
+    EvaluationImages,
     LabelledDataArguments,
     LabelledImages,
-    TestImages,
     label_images,
     load_labelled_images,
     stratified_rows,
@@ -112,7 +112,7 @@ def test_an_image_that_cannot_be_read(folder, caplog):
         [{"image": {"bytes": b"none", "path": None}}, {"image": {"bytes": None, "path": str(folder / "a" / "2.png")}}]
     )
     images = LabelledImages(rows, np.array([0, 1]))
-    test = TestImages(images, build_image_processor(16, [0.5] * 3, [0.5] * 3))
+    test = EvaluationImages(images, build_image_processor(16, [0.5] * 3, [0.5] * 3))
     assert [test[i]["labels"] for i in range(2)] == [IGNORED_LABEL, 1] and test[0]["pixel_values"].shape == (3, 16, 16)
     assert AugmentedImages(images, lambda image: image.size, seed=0)[0] == {"pixel_values": (20, 20), "labels": 1}
     assert "row 0 cannot be read" in caplog.text

@@ -16,7 +16,7 @@ from ..data.processing import build_image_processor
 from ..distributed import num_processes, synchronize_batchnorm
 from ..modeling_utils import SSLForImageClassification
 from .arguments import Arguments, AugmentationArguments, ClassifierTrainingArguments
-from .data import IGNORED_LABEL, AugmentedImages, TestImages, load_labelled_images
+from .data import IGNORED_LABEL, AugmentedImages, EvaluationImages, load_labelled_images
 from .models import load_classifier
 from .optimization import build_optimizer, decayed_names, milestone_schedule, parameter_groups
 
@@ -55,7 +55,7 @@ def build_trainer(arguments: Arguments, freeze_backbone: bool) -> "ClassifierTra
         args,
         augmentation,
         train_dataset=AugmentedImages(train_images, transform, args.seed),
-        eval_dataset=TestImages(test_images, processor),
+        eval_dataset=EvaluationImages(test_images, processor),
         processing_class=processor,
     )
 
