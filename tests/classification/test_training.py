@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForImageClassification, EvalPrediction, ResNetConfig, ViTConfig
 
-from ssl_hub.classification.arguments import list_protocols, load_protocol, parse_arguments
+from ssl_hub.classification.arguments import AugmentationArguments, list_protocols, load_protocol, parse_arguments
 from ssl_hub.classification.linear_probe import probe_features
-from ssl_hub.classification.trainer import _accuracies, _ranks, build_trainer, run_trainer
+from ssl_hub.classification.trainer import _accuracies, _ranks, build_trainer, build_transform, run_trainer
 from ssl_hub.training.recipes import list_recipes
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -199,6 +200,19 @@ def test_the_strongest_posterize_leaves_a_bit(models, tmp_path):
     options = ["--auto_augment", "rand-m10-n14-inc1", "--learning_rate", "1"]
     images = build_trainer(parse_arguments(arguments(models / "vit", tmp_path, *options)), False).train_dataset
     assert all(images[index]["pixel_values"].isfinite().all() for index in range(30))
+
+
+def test_lighting_moves_all_pixels_alike():
+    augmentation = AugmentationArguments(crop_scale_min=1.0, hflip=0.0, lighting=0.1)
+    image = Image.new("RGB", (16, 16), (100, 120, 140))
+    plain = torch.tensor([100, 120, 140]) / 255
+    transform = build_transform(augmentation, 16, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    moved = torch.stack([transform(image) for _ in range(400)])
+    assert torch.equal(moved, moved[:, :, :1, :1].expand_as(moved))
+    noise = (moved[:, :, 0, 0] - plain) * 255
+    # The eigenvalues, times 0.1, are the deviations along the components.
+    deviations = torch.linalg.eigvalsh(noise.T.cov()).sqrt().flip(0)
+    torch.testing.assert_close(deviations, torch.tensor([5.54625, 0.4794, 0.11475]), rtol=0.15, atol=0)
 
 
 def test_ranks_and_accuracies():

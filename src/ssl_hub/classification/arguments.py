@@ -72,6 +72,9 @@ class AugmentationArguments:
     color_jitter: NonNegativeFloat = field(
         default=0.0, metadata={"help": "Strength in brightness, contrast and saturation."}
     )
+    lighting: NonNegativeFloat = field(
+        default=0.0, metadata={"help": "Deviation of AlexNet's noise along the principal components of colors."}
+    )
     auto_augment: str | None = field(
         default=None, metadata={"help": "As timm names it: rand-m9-mstd0.5-inc1 is the RandAugment of the protocols."}
     )

@@ -9,6 +9,7 @@ import torch
 from timm.data import Mixup
 from timm.data.transforms_factory import transforms_imagenet_train
 from torch.nn import functional
+from torchvision.transforms import Normalize
 from transformers import EvalPrediction, Trainer
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -22,6 +23,10 @@ from .optimization import build_optimizer, decayed_names, milestone_schedule, pa
 
 # The second word of the entropy that Mixup and CutMix are seeded with.
 _MIXING_STREAM = int.from_bytes(b"mixu", "big")
+
+# The principal components of ImageNet's colors, by column, and their eigenvalues in units where 255 is white.
+_COLOR_COMPONENTS = torch.tensor([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
+_COLOR_VARIANCES = torch.tensor([55.4625, 4.7940, 1.1475])
 
 
 def build_trainer(arguments: Arguments, freeze_backbone: bool) -> "ClassifierTrainer":
@@ -92,12 +97,21 @@ def build_transform(augmentation: AugmentationArguments, image_size: int, mean, 
         mean=tuple(mean),
         std=tuple(std),
     )
+    if augmentation.lighting:
+        normalize = next(i for i, step in enumerate(transform.transforms) if isinstance(step, Normalize))
+        transform.transforms.insert(normalize, partial(_change_lighting, std=augmentation.lighting))
     # At its full strength timm asks for 0 bits a color, which recent versions of Pillow refuse.
     for step in transform.transforms:
         for operation in getattr(step, "ops", ()):
             if operation.name.startswith("Posterize"):
                 operation.level_fn = partial(_at_least_one_bit, operation.level_fn)
     return transform
+
+
+def _change_lighting(pixels: torch.Tensor, std: float) -> torch.Tensor:
+    """Moves all pixels `(3, H, W)`, from 0 to 1, along the principal components of ImageNet's colors, as AlexNet did."""
+    amounts = _COLOR_VARIANCES / 255 * torch.randn(3) * std
+    return pixels + (_COLOR_COMPONENTS @ amounts)[:, None, None]
 
 
 def _at_least_one_bit(level_fn: Callable, *arguments) -> tuple[int]:
