@@ -247,6 +247,8 @@ def test_every_recipe_is_made_of_arguments(models, tmp_path, name):
             ["--learning_rate", "1", "--mixup", "1", "--per_device_train_batch_size", "144"],
             "fewer than the 144 of a batch",
         ),
+        (["--learning_rate", "1", "--auto_augment", "none"], "timm does not know the augmentation 'none'"),
+        (["--learning_rate", "1", "--auto_augment", "rand-zz1"], "timm does not know the augmentation 'rand-zz1'"),
         (["--learning_rate", "1", "--classifier_stages", "1"], "'vit' has no stages"),
         (["--learning_rate", "1", "--model_name_or_path", "./nowhere"], "nowhere"),
         (["--learning_rate", "1", "--eval_split", "dev"], "no split 'dev'"),

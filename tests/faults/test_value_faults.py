@@ -61,7 +61,7 @@ ZERO_SAYS_SOMETHING = {
         "classifier_std",
         "hflip",
     ),
-    *("color_jitter", "random_erasing", "mixup", "cutmix"),
+    *("color_jitter", "random_erasing", "lighting", "mixup", "cutmix"),
 }
 ZERO_OF_ONE_CLASS = {("SwAVConfig", "queue_size")}
 

@@ -84,19 +84,26 @@ def run_trainer(trainer: "ClassifierTrainer") -> dict[str, float]:
 
 def build_transform(augmentation: AugmentationArguments, image_size: int, mean, std):
     """timm's training transform: RGB image to normalised `(3, image_size, image_size)`."""
-    transform = transforms_imagenet_train(
-        image_size,
-        scale=(augmentation.crop_scale_min, 1.0),
-        hflip=augmentation.hflip,
-        color_jitter=augmentation.color_jitter or None,
-        force_color_jitter=True,  # beside RandAugment too
-        auto_augment=augmentation.auto_augment,
-        interpolation=augmentation.interpolation,
-        re_prob=augmentation.random_erasing,
-        re_mode="pixel",
-        mean=tuple(mean),
-        std=tuple(std),
-    )
+    try:
+        transform = transforms_imagenet_train(
+            image_size,
+            scale=(augmentation.crop_scale_min, 1.0),
+            hflip=augmentation.hflip,
+            color_jitter=augmentation.color_jitter or None,
+            force_color_jitter=True,  # beside RandAugment too
+            auto_augment=augmentation.auto_augment,
+            interpolation=augmentation.interpolation,
+            re_prob=augmentation.random_erasing,
+            re_mode="pixel",
+            mean=tuple(mean),
+            std=tuple(std),
+        )
+    # timm asserts and looks up, and says nothing else of a policy that it does not know.
+    except (AssertionError, KeyError, IndexError, ValueError) as error:
+        raise ValueError(
+            f"timm does not know the augmentation {augmentation.auto_augment!r}: --auto_augment is such as "
+            "rand-m9-mstd0.5-inc1, original or v0"
+        ) from error
     if augmentation.lighting:
         normalize = next(i for i, step in enumerate(transform.transforms) if isinstance(step, Normalize))
         transform.transforms.insert(normalize, partial(_change_lighting, std=augmentation.lighting))
