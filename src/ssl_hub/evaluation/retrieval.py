@@ -25,9 +25,18 @@ def retrieval_scores(features: Tensor, labels: Tensor, ks: tuple[int, ...] = (1,
         `mean_average_precision` and, for each k, `recall_at_k`.
 
     Raises:
-        ValueError: features that are not finite, labels that do not fit, or no class of two images.
+        ValueError: features that are not finite, labels that do not fit or are of one class, no class of two images, or
+            a k below 1.
     """
     check_features("given", features, labels)
+    if min(ks, default=1) < 1:
+        raise ValueError(f"recall at {min(ks)}: choose ks of at least 1.")
+    classes, sizes = labels.unique(return_counts=True)
+    if len(classes) < 2 or sizes.max() < 2:
+        raise ValueError(
+            f"{len(labels)} images of {len(classes)} classes: retrieval needs two classes or more, one of them with two "
+            "images or more."
+        )
     unit = normalize(features.float())
     labels = labels.to(unit.device)
     precisions, hits = [], {k: [] for k in ks}
@@ -42,8 +51,6 @@ def retrieval_scores(features: Tensor, labels: Tensor, ks: tuple[int, ...] = (1,
         precisions.append((precision * relevant).sum(dim=1) / relevant.sum(dim=1))
         for k in ks:
             hits[k].append(relevant[:, :k].any(dim=1).float())
-    if not sum(map(len, precisions)):
-        raise ValueError("No class has two images, so that none can be retrieved: give more images a class.")
     scores = {"mean_average_precision": torch.cat(precisions).mean().item()}
     return scores | {f"recall_at_{k}": torch.cat(hits[k]).mean().item() for k in ks}
 
