@@ -49,9 +49,9 @@ def uniformity(features: Tensor, t: float = 2.0) -> float:
     check_features("given", features)
     if len(features) < 2:
         raise ValueError("Uniformity is about pairs of images: give the features of two or more.")
-    unit, total = normalize(features.double()), 0.0
+    unit, total = normalize(features.double()).to(torch.promote_types(features.dtype, torch.float32)), 0.0
     for rows in unit.split(max(1, _MAX_ENTRIES // len(unit))):
-        total += torch.exp(-t * (2 - 2 * rows @ unit.T).clamp(min=0)).sum().item()
+        total += (rows @ unit.T).sub_(1).clamp_(max=0).mul_(2 * t).exp_().sum(dtype=torch.double).item()
     # Without those of an image with itself, which are 1.
     return math.log(max((total - len(unit)) / (len(unit) * (len(unit) - 1)), 1e-300))
 
