@@ -1,3 +1,4 @@
+import socket
 import subprocess
 import sys
 
@@ -204,7 +205,8 @@ def test_the_svm_is_the_published_protocol_of_scikit_learn():
 # Metrics of `evaluate`, and evaluators
 
 
-def test_every_metric_is_its_function():
+def test_every_metric_is_its_function_and_needs_no_network(monkeypatch):
+    monkeypatch.setattr(socket.socket, "connect", lambda *args: pytest.fail("a metric wants to connect"))
     (x, y), (other, _) = clouds(40), clouds(40, seed=1)
     views = torch.stack([x, other], dim=1)
     scores = torch.rand(40, 4, generator=torch.Generator().manual_seed(0))
@@ -323,6 +325,7 @@ def test_a_collapse_ends_no_run():
         (lambda x, y: average_precision(x[:, 0], torch.zeros(120)), "No image is of the class"),
         (lambda x, y: average_precision(x[:, 0], y == 0, "ten"), "must be 'none', 'all' or 'eleven'; got 'ten'"),
         (lambda x, y: knn_accuracies(x, y, x, y, ks=[0, 3]), "k=0 neighbours"),
+        (lambda x, y: knn_accuracies(x, y, x, y, ks=[]), "k=no neighbours"),
         (lambda x, y: ClusteringEvaluator(num_clusters=1), "must be at least 2"),
         (
             lambda x, y: ClusteringEvaluator().evaluate(LabelledFeatures(x, torch.zeros(120, dtype=torch.long)), None),

@@ -130,14 +130,14 @@ def knn_accuracies(
 ) -> dict[tuple[int, float], float]:
     """[`knn_accuracy`] by k and temperature; the neighbours are looked for once. The arguments and errors are its own."""
     check_features("test", test_features, test_labels)
+    if min(ks, default=0) < 1:
+        raise ValueError(f"k={min(ks, default='no')} neighbours: choose one k or more in [1, N].")
     for temperature in temperatures:
         _check_temperature(temperature)
     similarities, labels = _nearest(train_features, train_labels, test_features, max(ks))
     num_classes, test_labels = int(train_labels.max()) + 1, test_labels.to(labels.device)
     accuracies = {}
     for k in ks:
-        if k < 1:
-            raise ValueError(f"k={k} neighbours: choose k in [1, N].")
         for temperature in temperatures:
             scores = _vote(similarities[:, :k], labels[:, :k], num_classes, temperature)
             accuracies[k, temperature] = (scores.argmax(dim=1) == test_labels).float().mean().item()
