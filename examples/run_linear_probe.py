@@ -19,7 +19,7 @@ import sys
 from ssl_hub.classification.arguments import parse_arguments
 from ssl_hub.classification.linear_probe import probe_features
 from ssl_hub.classification.trainer import build_trainer, run_trainer
-from ssl_hub.printing import printable, set_up_logging
+from ssl_hub.printing import printable_lines, set_up_logging
 
 # Three a decade, on standardised features.
 LEARNING_RATES = [round(10 ** (exponent / 3), 6) for exponent in range(-9, 4)]
@@ -47,4 +47,4 @@ if __name__ == "__main__":
         main()
     # User errors: a traceback would bury what the message says. Anything else is a bug and keeps its own.
     except (ValueError, OSError) as error:
-        sys.exit(f"error: {printable(error)}")
+        sys.exit(f"error: {printable_lines(error)}")

@@ -378,8 +378,7 @@ def _collate_processed(samples: list[dict], image_processor) -> dict:
         images = [sample["image"] for sample in readable]
         pixel_values = image_processor(images, return_tensors="pt")["pixel_values"]
     else:
-        crop = image_processor.crop_size
-        pixel_values = torch.empty(0, 3, crop["height"], crop["width"])
+        pixel_values = torch.empty(0, 3, 0, 0)  # not every processor has a size that could be asked for
     batch = {
         "pixel_values": pixel_values,
         "indices": torch.tensor([sample["index"] for sample in readable], dtype=torch.long),

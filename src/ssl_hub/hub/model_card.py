@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
@@ -52,20 +52,7 @@ def build_model_card(
     shown_dataset = _shown_name(dataset_name) if dataset_name is not None else None
     final = {key: value for record in metrics for key, value in record.items() if value is not None}
 
-    eval_results = None
-    if shown_dataset is not None:
-        eval_results = [
-            EvalResult(
-                task_type="image-classification",
-                dataset_type=shown_dataset,
-                dataset_name=shown_dataset,
-                metric_type=metric.hub_type,
-                metric_name=metric.title,
-                metric_value=round(final[name], 4),
-            )
-            for name, metric in METRICS.items()
-            if metric.hub_type is not None and name in final
-        ]
+    eval_results = build_eval_results(final, dataset_name) if dataset_name is not None else []
     data = ModelCardData(
         license=license,
         # Not "transformers": the Hub would then show code that loads the root without `import ssl_hub`, and fails.
@@ -90,6 +77,43 @@ def build_model_card(
         sections.append("![Original, masked and reconstructed images](reconstruction.png)")
     text = "\n\n".join(section for section in sections if section)
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n")
+
+
+def build_eval_results(metrics: Mapping[str, float], dataset_name: str, split: str | None = None) -> list[EvalResult]:
+    """The metrics that the Hub has a name for, as the results in a card's metadata.
+
+    Args:
+        metrics: values by name; what no evaluator knows is left out.
+        dataset_name: of a local path only the last part is shown.
+        split: of the dataset, if it is to be named.
+    """
+    shown = _shown_name(dataset_name)
+    return [
+        EvalResult(
+            task_type="image-classification",
+            dataset_type=shown,
+            dataset_name=shown,
+            dataset_split=split,
+            metric_type=metric.hub_type,
+            metric_name=metric.title,
+            metric_value=round(metrics[name], 4),
+        )
+        for name, metric in METRICS.items()
+        if metric.hub_type is not None and name in metrics
+    ]
+
+
+def add_eval_results(card_path: str | os.PathLike, results: list[EvalResult]) -> None:
+    """Adds results to a card's metadata. One of the same metric on the same split takes the place of the older one.
+
+    Args:
+        card_path: a `README.md`; its text is left alone.
+    """
+    card = ModelCard.load(card_path)
+    kept = [old for old in card.data.eval_results or [] if not any(new.is_equal_except_value(old) for new in results)]
+    card.data.eval_results = kept + results
+    card.data.model_name = card.data.model_name or os.path.basename(os.path.dirname(os.path.abspath(card_path)))
+    card.save(card_path)
 
 
 def _is_hub_name(name: str) -> bool:

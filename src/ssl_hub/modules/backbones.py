@@ -96,10 +96,7 @@ def build_backbone(config: PreTrainedConfig, zero_init_residual: bool = False) -
         backbone = AutoModel.from_config(config)
     if hasattr(backbone, "timm_model") and backbone.device.type != "meta":
         _initialize_as_timm(backbone, zero_init_residual)
-    # A pooler with a linear layer (ViT's, with tanh) belongs to supervised training, and no loss here would train it.
-    pooler = getattr(backbone, "pooler", None)
-    if isinstance(pooler, nn.Module) and any(isinstance(module, nn.Linear) for module in pooler.modules()):
-        backbone.pooler = None
+    drop_trained_pooler(backbone)
     if zero_init_residual:
         with torch.no_grad():
             for module in backbone.modules():
@@ -113,6 +110,16 @@ def build_backbone(config: PreTrainedConfig, zero_init_residual: bool = False) -
         delattr(module, last)
         module.register_buffer(last, value)
     return backbone
+
+
+def drop_trained_pooler(backbone: PreTrainedModel) -> None:
+    """Leaves out a pooler with a linear layer, such as ViT's with its tanh.
+
+    It belongs to supervised training, and no loss here would train it.
+    """
+    pooler = getattr(backbone, "pooler", None)
+    if isinstance(pooler, nn.Module) and any(isinstance(module, nn.Linear) for module in pooler.modules()):
+        backbone.pooler = None
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -13,13 +14,16 @@ from ..evaluation.evaluators import METRICS
 logger = logging.getLogger(__name__)
 
 
-def plot_training_curves(metrics_path: str | Path, path: str | Path) -> None:
+def plot_training_curves(
+    metrics_path: str | Path, path: str | Path, levels: Mapping[str, Mapping[str, float]] | None = None
+) -> None:
     """Writes a PNG with the loss and the learning rate over steps, and a panel for each metric of an evaluation.
 
     Args:
         metrics_path: a `metrics.jsonl`: one JSON object a line; training lines have "step", "loss" and perhaps
             "learning_rate", evaluation lines "step" and metrics of the evaluators by name.
         path: the file to write.
+        levels: what to compare with, drawn as a line: for each name, such as "chance", values of metrics by name.
 
     Raises:
         ValueError: no line has a loss.
@@ -48,6 +52,12 @@ def plot_training_curves(metrics_path: str | Path, path: str | Path) -> None:
         steps, values = _points(series)
         axes.plot(steps, [100 * value for value in values] if metric.percent else values, color="C2", marker="o")
         axes.set(title=metric.title, xlabel="step", ylabel="%" if metric.percent else "")
+        for number, (label, known) in enumerate((levels or {}).items()):
+            if name in known:
+                level = 100 * known[name] if metric.percent else known[name]
+                axes.axhline(level, label=label, color=f"C{3 + number}", linestyle="--", linewidth=1)
+        if axes.get_legend_handles_labels()[1]:
+            axes.legend()
     for axes in panels:
         axes.grid(alpha=0.3)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

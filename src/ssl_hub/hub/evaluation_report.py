@@ -1,0 +1,124 @@
+"""The report of an evaluation of one or several models: Markdown, one self-contained page, and numbers as JSON."""
+
+import base64
+import html
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from ..evaluation.evaluators import METRICS
+
+
+@dataclass
+class ModelReport:
+    """What an evaluation found about one model.
+
+    Args:
+        name: what the report calls it.
+        metrics: the values of the evaluators' metrics, by name.
+        pictures: PNG files by caption.
+        notes: what a reader should be told besides, such as an evaluator's warning.
+    """
+
+    name: str
+    metrics: dict[str, float]
+    pictures: dict[str, Path] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class EvaluationReport:
+    """An evaluation of models on one dataset.
+
+    Args:
+        settings: what it was made of, for the reader, such as the dataset and the numbers of images.
+        models: in the order of the report, baselines included.
+        chance: by metric what guessing would reach.
+        chart: a PNG that compares the models.
+    """
+
+    settings: dict[str, str]
+    models: list[ModelReport]
+    chance: dict[str, float] = field(default_factory=dict)
+    chart: Path | None = None
+
+    def write(self, output_dir: str | Path) -> None:
+        """Writes `report.md`, `report.html` and `results.json`. Pictures are inside the page, and linked from the text.
+
+        Raises:
+            ValueError: two models have the same name.
+        """
+        names = [model.name for model in self.models]
+        if repeated := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"there are several models called {', '.join(sorted(repeated))}: give each once")
+        output_dir = Path(output_dir)
+        output_dir.mkdir(parents=True, exist_ok=True)
+        (output_dir / "report.md").write_text(self._markdown(output_dir), encoding="utf-8")
+        (output_dir / "report.html").write_text(self._html(), encoding="utf-8")
+        results = {
+            "settings": self.settings,
+            "chance": self.chance,
+            "models": {model.name: model.metrics for model in self.models},
+        }
+        (output_dir / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+    def _rows(self) -> list[dict]:
+        """The rows of the table of results: a metric each, with the value of every model, and whether it is the best."""
+        rows = []
+        for name, metric in METRICS.items():
+            values = [model.metrics.get(name) for model in self.models]
+            known = [value for value in values if value is not None]
+            if known:
+                best = (max if metric.higher_is_better else min)(known)
+                cells = [
+                    {"text": "" if value is None else metric.format(value), "is_best": value == best and len(known) > 1}
+                    for value in values
+                ]
+                chance = metric.format(self.chance[name]) if name in self.chance else ""
+                arrow = "↑" if metric.higher_is_better else "↓"
+                rows.append({"title": f"{metric.title} {arrow}", "cells": cells, "chance": chance})
+        return rows
+
+    def _markdown(self, output_dir: Path) -> str:
+        settings = [f"* {_escaped(name)}: {_escaped(value)}" for name, value in self.settings.items()]
+        header = ["metric", *(_escaped(model.name) for model in self.models), *(["chance"] if self.chance else [])]
+        lines = [header, ["---"] * len(header)]
+        for row in self._rows():
+            cells = [f"**{cell['text']}**" if cell["is_best"] else cell["text"] for cell in row["cells"]]
+            lines.append([row["title"], *cells, *([row["chance"]] if self.chance else [])])
+        table = ["| " + " | ".join(line) + " |" for line in lines]
+        parts = ["# Evaluation", "\n".join(settings), "## Results", "\n".join(table)]
+        if self.chart is not None:
+            parts.append(_picture("comparison of the models", self.chart, output_dir))
+        for model in self.models:
+            if model.pictures or model.notes:
+                parts.append(f"## {_escaped(model.name)}")
+                parts += [f"> {_escaped(note)}" for note in model.notes]
+                for caption, file in model.pictures.items():
+                    parts += [f"### {_escaped(caption)}", _picture(caption, file, output_dir)]
+        return "\n\n".join(parts) + "\n"
+
+    def _html(self) -> str:
+        environment = Environment(
+            loader=PackageLoader("ssl_hub.hub", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        )
+        environment.filters["data_uri"] = _data_uri
+        return environment.get_template("evaluation_report.html").render(report=self, rows=self._rows())
+
+
+def _data_uri(file: Path) -> str:
+    return f"data:image/png;base64,{base64.b64encode(Path(file).read_bytes()).decode()}"
+
+
+def _picture(caption: str, file: Path, output_dir: Path) -> str:
+    return f"![{_escaped(caption)}]({file.relative_to(output_dir).as_posix()})"
+
+
+def _escaped(text: str) -> str:
+    """Text without a meaning in Markdown: names come from users."""
+    text = html.escape(" ".join(text.split()), quote=False)
+    for mark in "\\`*_[]|":
+        text = text.replace(mark, f"\\{mark}")
+    return text
