@@ -26,7 +26,7 @@ def naive_scores(train, train_labels, test, num_classes, k, temperature):
 
 @pytest.mark.parametrize(("k", "temperature"), [(1, 0.07), (5, 0.07), (20, 0.07), (40, 1.0)])
 def test_scores_equal_a_naive_loop(monkeypatch, k, temperature):
-    monkeypatch.setattr(knn, "_MAX_SIMILARITIES", 40 * 7)  # chunks of 7 of the 30 test features
+    monkeypatch.setattr(knn, "_MAX_ENTRIES", 8 * 7)  # chunks of 7 of the 40 train and 30 test features
     train, train_labels = features_and_labels(0, 40, noise=3.0)
     test, test_labels = features_and_labels(1, 30, noise=3.0)
     scores = knn_classify(train, train_labels, test, num_classes=4, k=k, temperature=temperature)
@@ -35,6 +35,21 @@ def test_scores_equal_a_naive_loop(monkeypatch, k, temperature):
     accuracy = knn_accuracy(train, train_labels, test, test_labels, k=k, temperature=temperature)
     assert accuracy == pytest.approx((expected.argmax(axis=1) == test_labels.numpy()).mean())
     assert 0.4 < accuracy < 1  # neither chance nor trivial: the comparison can tell right from wrong
+
+
+def test_no_more_than_a_chunk_is_held(monkeypatch, tmp_path):
+    """Of a bank that is memory-mapped, and could be larger than memory."""
+    train, train_labels = features_and_labels(0, 400, noise=3.0)
+    test, test_labels = features_and_labels(1, 30, noise=3.0)
+    expected = knn.knn_accuracies(train, train_labels, test, test_labels, ks=[1, 90])
+    (tmp_path / "bank").write_bytes(train.numpy().tobytes())
+    mapped = torch.from_file(str(tmp_path / "bank"), size=train.numel()).view_as(train)
+    sizes = []
+    normalize = knn.normalize
+    monkeypatch.setattr(knn, "_MAX_ENTRIES", 8 * 60)
+    monkeypatch.setattr(knn, "normalize", lambda features: sizes.append(len(features)) or normalize(features))
+    assert knn.knn_accuracies(mapped, train_labels, test, test_labels, ks=[1, 90]) == expected
+    assert max(sizes) == 60 and sum(sizes) == 430
 
 
 def test_one_near_neighbour_outvotes_two_far_ones():

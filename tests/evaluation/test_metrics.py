@@ -1,3 +1,4 @@
+import socket
 import subprocess
 import sys
 
@@ -5,12 +6,18 @@ import evaluate
 import numpy as np
 import pytest
 import torch
+from scipy.linalg import eigh
 from sklearn import metrics as sklearn_metrics
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LinearRegression
+from sklearn.model_selection import cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import normalize
+from sklearn.svm import LinearSVC
 
 from ssl_hub.evaluation import metrics
 from ssl_hub.evaluation.base import LabelledFeatures
+from ssl_hub.evaluation.class_scores import average_precision, topk_accuracy
 from ssl_hub.evaluation.clustering import ClusteringEvaluator, adjusted_rand_index, clustering_accuracy
 from ssl_hub.evaluation.evaluators import build_evaluators
 from ssl_hub.evaluation.knn import knn_accuracies, knn_accuracy
@@ -18,10 +25,10 @@ from ssl_hub.evaluation.retrieval import retrieval_scores
 from ssl_hub.evaluation.spectrum import alignment, alpha_req, lidar, uniformity
 from ssl_hub.evaluation.svm import (
     MultiLabelFeatures,
-    average_precision,
     low_shot_mean_average_precision,
     svm_mean_average_precision,
 )
+from ssl_hub.modules.clustering import normalized_mutual_information
 
 
 def clouds(num_images=120, num_classes=4, dimensions=8, noise=0.4, seed=0):
@@ -40,12 +47,13 @@ def test_alignment_and_uniformity_are_their_formulas():
     assert alignment(x, y) == pytest.approx((u - v).norm(dim=1).square().mean().item(), rel=1e-12)
     assert alignment(x, 3 * x) == pytest.approx(0, abs=1e-12)
     expected = torch.pdist(u).square().mul(-2).exp().mean().log().item()
-    assert uniformity(x) == pytest.approx(expected, rel=1e-9)
-    assert uniformity(torch.ones(5, 3)) == pytest.approx(0, abs=1e-9)
+    assert uniformity(x.double()) == pytest.approx(expected, rel=1e-9)
+    assert uniformity(x) == pytest.approx(expected, rel=1e-5)
+    assert uniformity(torch.ones(5, 3)) == pytest.approx(0, abs=1e-5)
 
 
 def test_uniformity_in_chunks(monkeypatch):
-    x, _ = clouds(50)
+    x = clouds(50)[0].double()
     whole = uniformity(x)
     monkeypatch.setattr("ssl_hub.evaluation.spectrum._MAX_ENTRIES", 60)
     assert uniformity(x) == pytest.approx(whole, rel=1e-12)
@@ -113,6 +121,43 @@ def test_retrieval():
     scores = retrieval_scores(x, torch.tensor([0, 0, 1, 1, 2]), ks=(1, 2))
     # 0 and 1 find each other first, 2 and 3 second, behind 4; 4 is alone in its class and does not ask
     assert scores == pytest.approx({"mean_average_precision": 0.75, "recall_at_1": 0.5, "recall_at_2": 1.0})
+    # Images that are all the same are found as by chance, whatever their order.
+    collapsed = retrieval_scores(torch.eye(4)[:1].repeat(6, 1), torch.tensor([0, 0, 0, 1, 1, 1]))
+    assert collapsed == pytest.approx({"mean_average_precision": 2 / 5, "recall_at_1": 0, "recall_at_5": 1})
+
+
+def test_retrieval_agrees_with_scikit_learn(monkeypatch):
+    monkeypatch.setattr("ssl_hub.evaluation.retrieval._MAX_SIMILARITIES", 400)  # chunks of a few rows
+    x, y = clouds(60, noise=1.5)
+    similarities = torch.nn.functional.normalize(x.double()) @ torch.nn.functional.normalize(x.double()).T
+    expected = []
+    for image in range(60):
+        others = torch.arange(60) != image
+        expected.append(sklearn_metrics.average_precision_score((y == y[image])[others], similarities[image, others]))
+    found = retrieval_scores(x, y)["mean_average_precision"]
+    assert 0.3 < found < 0.9
+    assert found == pytest.approx(np.mean(expected), abs=1e-6)
+
+
+@pytest.mark.parametrize("size", [30, 400])  # fewer than twice as many directions as the first rank needs, and all
+def test_alpha_is_the_slope_of_a_weighted_regression(size):
+    x = torch.randn(size, 130, generator=torch.Generator().manual_seed(0)) @ torch.diag(torch.arange(1.0, 131) ** -0.7)
+    variances = PCA().fit(x.double().numpy()).explained_variance_
+    ranks = np.arange(4, min(100, size - 1) + 1)
+    line = LinearRegression().fit(np.log(ranks)[:, None], np.log(variances[ranks - 1]), sample_weight=1 / ranks)
+    assert alpha_req(x) == pytest.approx(-line.coef_[0], rel=1e-6)
+
+
+def test_lidar_is_its_formula():
+    x = torch.randn(30, 5, 6, dtype=torch.double, generator=torch.Generator().manual_seed(0))
+    x = x + 2 * torch.randn(30, 1, 6, dtype=torch.double, generator=torch.Generator().manual_seed(1))
+    x = x.numpy()
+    between = np.cov(x.mean(axis=1).T, bias=True)
+    within = np.mean([np.cov(views.T, bias=True) for views in x], axis=0) + 1e-4 * np.eye(6)
+    # The eigenvalues of the whitened scatter are those of the generalised problem.
+    values = eigh(between, within, eigvals_only=True)
+    p = values / values.sum() + 1e-7
+    assert lidar(torch.from_numpy(x)) == pytest.approx(np.exp(-(p * np.log(p)).sum()), rel=1e-9)
 
 
 def test_svm_finds_classes_that_a_line_separates():
@@ -124,20 +169,44 @@ def test_svm_finds_classes_that_a_line_separates():
 
     train, test = images(60, 0), images(30, 1)
     assert svm_mean_average_precision(train, test, costs=[0.1, 1.0]) > 0.95
-    mean, deviation = low_shot_mean_average_precision(train, test, num_positives=2, num_samples=2, costs=[0.1, 1.0])
-    assert mean > 0.8 and 0 <= deviation < 0.2
-    flattered, _ = low_shot_mean_average_precision(
-        train, test, num_positives=2, num_samples=2, costs=[0.1, 1.0], select_on_test=True
-    )
-    assert flattered >= mean
+    options = {"num_positives": 2, "num_samples": 2, "costs": [0.1, 1.0]}
+    result = low_shot_mean_average_precision(train, test, **options)
+    assert result.mean > 0.8 and 0 <= result.std < 0.2 and result.cost in (0.1, 1.0) and len(result.values) == 2
+    assert low_shot_mean_average_precision(train, test, **options, select_on_test=True).mean >= result.mean
     with pytest.raises(ValueError, match="Class 1 needs train images that show it and train images that do not"):
         svm_mean_average_precision(MultiLabelFeatures(train.features[:2], train.targets[:2]), test)
+
+
+def test_the_svm_is_the_published_protocol_of_scikit_learn():
+    x, y = clouds(90, num_classes=3, noise=2.5)
+    targets = torch.nn.functional.one_hot(y, 3)
+    train, test = (MultiLabelFeatures(x[rows], targets[rows]) for rows in (slice(60), slice(60, 90)))
+    train.targets[5, 0] = test.targets[4, 1] = -1
+    costs, expected = [0.01, 1.0, 10.0], []
+    scaled, test_scaled = (
+        (z.double() / (z.double().norm(dim=1, keepdim=True) + 1e-5)).numpy() for z in (x[:60], x[60:])
+    )
+    for index in range(3):
+        labels = np.where(train.targets[:, index] == 1, 1, -1)
+        svms = [
+            LinearSVC(C=cost, class_weight={1: 2, -1: 1}, dual=True, max_iter=2000, random_state=0) for cost in costs
+        ]
+        chosen = max(
+            svms, key=lambda svm: cross_val_score(svm, scaled, labels, cv=3, scoring="average_precision").mean()
+        )
+        scores = chosen.fit(scaled, labels).decision_function(test_scaled)
+        clear = test.targets[:, index].numpy() >= 0
+        expected.append(sklearn_metrics.average_precision_score(test.targets[clear, index].numpy(), scores[clear]))
+    value = svm_mean_average_precision(train, test, costs=costs, interpolation="none")
+    assert 0.5 < value < 1
+    assert value == pytest.approx(np.mean(expected), abs=1e-6)
 
 
 # Metrics of `evaluate`, and evaluators
 
 
-def test_every_metric_is_its_function():
+def test_every_metric_is_its_function_and_needs_no_network(monkeypatch):
+    monkeypatch.setattr(socket.socket, "connect", lambda *args: pytest.fail("a metric wants to connect"))
     (x, y), (other, _) = clouds(40), clouds(40, seed=1)
     views = torch.stack([x, other], dim=1)
     scores = torch.rand(40, 4, generator=torch.Generator().manual_seed(0))
@@ -176,9 +245,14 @@ def test_metrics_combine():
 
 def test_topk_accuracy():
     scores = torch.tensor([[0.1, 0.9, 0.0], [0.5, 0.3, 0.2]])
-    assert [metrics.topk_accuracy(scores, torch.tensor([1, 2]), k) for k in (1, 2, 3)] == [0.5, 0.5, 1.0]
-    with pytest.raises(ValueError, match="k=4 of 3 classes"):
-        metrics.topk_accuracy(scores, torch.tensor([1, 2]), 4)
+    assert [topk_accuracy(scores, torch.tensor([1, 2]), k) for k in (1, 2, 3)] == [0.5, 0.5, 1.0]
+    assert topk_accuracy(torch.zeros(2, 3), torch.tensor([0, 2])) == 0  # a model that cannot tell is not right by luck
+    scores = torch.randn(50, 6, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(50) % 6
+    for k in (1, 2, 5):
+        assert topk_accuracy(scores, labels, k) == pytest.approx(
+            sklearn_metrics.top_k_accuracy_score(labels.numpy(), scores.numpy(), k=k)
+        )
 
 
 def test_evaluate_is_imported_by_its_users_only():
@@ -198,6 +272,20 @@ def test_evaluators():
     assert found.keys() == {name for evaluator in build_evaluators(specs) for name in evaluator.metrics}
 
 
+def metric(name, **inputs):
+    return metrics.load_metric(name).compute(**inputs)
+
+
+def test_a_collapse_ends_no_run():
+    x, y = clouds()
+    for features, names in ((torch.ones_like(x), {"uniformity"}), (x[:1], set())):
+        (evaluator,) = build_evaluators([{"type": "spectrum"}])
+        assert evaluator.evaluate(LabelledFeatures(features, None), None).keys() == names
+    (evaluator,) = build_evaluators([{"type": "clustering"}])
+    found = evaluator.evaluate(LabelledFeatures(torch.ones_like(x), y), None)
+    assert found == pytest.approx({"clustering_nmi": 0, "clustering_ari": 0, "clustering_accuracy": 0.25})
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -206,11 +294,38 @@ def test_evaluators():
         (lambda x, y: uniformity(x * float("nan")), "hold NaN or infinity"),
         (lambda x, y: alpha_req(torch.ones(9, 4)), "vary in 0 directions only"),
         (lambda x, y: lidar(x), "needs features .images, views, dimensions."),
-        (lambda x, y: retrieval_scores(x[:4], y[:4]), "No class has two images"),
+        (lambda x, y: retrieval_scores(x[:4], y[:4]), "4 images of 4 classes: retrieval needs two classes or more"),
+        (lambda x, y: retrieval_scores(x, y * 0), "120 images of 1 classes: retrieval needs two classes or more"),
+        (lambda x, y: retrieval_scores(x, y, ks=(0, 1)), "recall at 0"),
+        (lambda x, y: clustering_accuracy(y, y.float()), "integers of at least 0"),
+        (lambda x, y: normalized_mutual_information(y, y[1:]), "two labellings need one entry an image"),
+        (lambda x, y: average_precision(x[:, 0], y), r"are 1 or 0; got \[0, 1, 2, 3\]"),
+        (lambda x, y: average_precision(x[:, 0], 1 - 2 * (y == 0).long()), r"are 1 or 0; got \[-1, 1\]"),
+        (lambda x, y: average_precision(x[:, 0] / 0, y == 0), "needs finite scores"),
+        (lambda x, y: topk_accuracy(x, y, 9), "k=9 of 8 classes"),
+        (lambda x, y: topk_accuracy(x[:, :3], y), "A label is 3, but the scores are of 3 classes"),
+        (lambda x, y: topk_accuracy(x * float("inf"), y), "hold NaN or infinity"),
+        (
+            lambda x, y: metric("rankme", embeddings=[[1.0, 2.0], [1.0]]),
+            "embeddings must be numbers, as many for every",
+        ),
+        (
+            lambda x, y: metric("nmi", predictions=[0, 1], references=[0, None]),
+            "references must be numbers, .* missing",
+        ),
+        (
+            lambda x, y: metric("retrieval", embeddings=x),
+            "needs embeddings and references; compute.. got embeddings only",
+        ),
+        (
+            lambda x, y: metric("knn_accuracy", embeddings=x, references=y),
+            "needs train_embeddings and train_references",
+        ),
         (lambda x, y: clustering_accuracy(y, y - 1), "integers of at least 0"),
         (lambda x, y: average_precision(x[:, 0], torch.zeros(120)), "No image is of the class"),
         (lambda x, y: average_precision(x[:, 0], y == 0, "ten"), "must be 'none', 'all' or 'eleven'; got 'ten'"),
         (lambda x, y: knn_accuracies(x, y, x, y, ks=[0, 3]), "k=0 neighbours"),
+        (lambda x, y: knn_accuracies(x, y, x, y, ks=[]), "k=no neighbours"),
         (lambda x, y: ClusteringEvaluator(num_clusters=1), "must be at least 2"),
         (
             lambda x, y: ClusteringEvaluator().evaluate(LabelledFeatures(x, torch.zeros(120, dtype=torch.long)), None),

@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 LARGEST_TABLE_IN_MEMORY = 2**31
 # Entries of a table that are on the device at a time: 256 MiB of float32.
 _MAX_ENTRIES = 2**26
+_CHECKED_ROWS = 16_384
 
 
 class ExtractedFeatures(NamedTuple):
@@ -198,10 +199,11 @@ def check_features(name: str, features: Tensor, labels: Tensor | None = None) ->
     """
     if features.ndim != 2 or 0 in features.shape:
         raise ValueError(f"The {name} features have the shape {tuple(features.shape)}, expected (N, D) with N, D >= 1.")
-    finite = torch.isfinite(features).all(dim=1)
-    if not finite.all():
+    # In chunks, as features may be memory-mapped.
+    not_finite = sum(int((~torch.isfinite(chunk).all(dim=1)).sum()) for chunk in features.split(_CHECKED_ROWS))
+    if not_finite:
         raise ValueError(
-            f"{int((~finite).sum())} of {len(features)} {name} features hold NaN or infinity: the model has diverged, "
+            f"{not_finite} of {len(features)} {name} features hold NaN or infinity: the model has diverged, "
             "or its input was not finite."
         )
     if labels is None:

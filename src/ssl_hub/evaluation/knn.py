@@ -11,7 +11,9 @@ from torch.nn.functional import normalize
 from .base import Evaluator, LabelledFeatures, Metric
 from .features import check_features
 
-# Entries of the similarity matrix that are on a GPU at a time: 256 MiB of float32, whatever the sizes of the two sets.
+# Entries of the features of either set that are normalised at a time: 64 MiB of float32, whatever the sizes of the sets.
+_MAX_ENTRIES = 2**24
+# Entries of the similarity matrix that are on a GPU at a time: 256 MiB of float32.
 _MAX_SIMILARITIES = 2**26
 
 
@@ -30,9 +32,9 @@ def knn_classify(
     overflow.
 
     Args:
-        train_features: `(N, D)`.
+        train_features: `(N, D)`; may be memory-mapped, and larger than memory.
         train_labels: `(N,)`, class indices below `num_classes`.
-        features: `(M, D)`, on the device of `train_features`, where the work is done.
+        features: `(M, D)`, on the device where the work is done.
         k: number of neighbours, at most N.
         temperature: positive; the smaller, the more the nearest neighbours count.
 
@@ -61,19 +63,38 @@ def _nearest(train_features: Tensor, train_labels: Tensor, features: Tensor, k: 
         )
     if not 1 <= k <= len(train_features):
         raise ValueError(f"k={k} neighbours of {len(train_features)} train features: choose k in [1, N].")
-    train_features = normalize(train_features.float())
-    labels = train_labels.to(train_features.device, torch.long)
-    if train_features.device.type == "cpu":
+    rows = max(1, _MAX_ENTRIES // features.shape[1])
+    nearest = [_search(queries, train_features, k, rows) for queries in features.split(rows)]
+    indices = torch.cat([indices for _, indices in nearest])
+    return torch.cat([similarities for similarities, _ in nearest]), train_labels.to(indices.device, torch.long)[
+        indices
+    ]
+
+
+@torch.no_grad()
+def _search(queries: Tensor, bank: Tensor, k: int, rows: int) -> tuple[Tensor, Tensor]:
+    """Similarities and rows `(M, k)` of the nearest of a bank, in falling order; so many of its rows at a time."""
+    queries = normalize(queries.float())
+    nearest = queries.new_empty(len(queries), 0)
+    neighbors = nearest.long()
+    for start in range(0, len(bank), rows):
+        part = normalize(bank[start : start + rows].to(queries.device).float())
+        similarities, indices = _search_part(queries, part, min(k, len(part)))
+        nearest, order = torch.cat([nearest, similarities], dim=1).sort(dim=1, descending=True, stable=True)
+        neighbors = torch.cat([neighbors, indices + start], dim=1).gather(1, order)
+        nearest, neighbors = nearest[:, :k], neighbors[:, :k]
+    return nearest, neighbors
+
+
+def _search_part(queries: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    if queries.device.type == "cpu":
         import faiss  # it takes a while to import
 
-        similarities, indices = faiss.knn(
-            normalize(features.float()).numpy(), train_features.numpy(), k, metric=faiss.METRIC_INNER_PRODUCT
-        )
-        return torch.from_numpy(similarities), labels[torch.from_numpy(indices)]
-    found = []
-    for chunk in features.split(max(1, _MAX_SIMILARITIES // len(train_features))):
-        found.append((normalize(chunk.float()) @ train_features.T).topk(k))
-    return torch.cat([each.values for each in found]), labels[torch.cat([each.indices for each in found])]
+        found = faiss.knn(queries.numpy(), bank.numpy(), k, metric=faiss.METRIC_INNER_PRODUCT)
+        return torch.from_numpy(found[0]), torch.from_numpy(found[1])
+    chunks = queries.split(max(1, _MAX_SIMILARITIES // len(bank)))
+    nearest = [(chunk @ bank.T).topk(k) for chunk in chunks]
+    return torch.cat([each.values for each in nearest]), torch.cat([each.indices for each in nearest])
 
 
 def _vote(similarities: Tensor, neighbor_labels: Tensor, num_classes: int, temperature: float) -> Tensor:
@@ -109,14 +130,14 @@ def knn_accuracies(
 ) -> dict[tuple[int, float], float]:
     """[`knn_accuracy`] by k and temperature; the neighbours are looked for once. The arguments and errors are its own."""
     check_features("test", test_features, test_labels)
+    if min(ks, default=0) < 1:
+        raise ValueError(f"k={min(ks, default='no')} neighbours: choose one k or more in [1, N].")
     for temperature in temperatures:
         _check_temperature(temperature)
     similarities, labels = _nearest(train_features, train_labels, test_features, max(ks))
     num_classes, test_labels = int(train_labels.max()) + 1, test_labels.to(labels.device)
     accuracies = {}
     for k in ks:
-        if k < 1:
-            raise ValueError(f"k={k} neighbours: choose k in [1, N].")
         for temperature in temperatures:
             scores = _vote(similarities[:, :k], labels[:, :k], num_classes, temperature)
             accuracies[k, temperature] = (scores.argmax(dim=1) == test_labels).float().mean().item()

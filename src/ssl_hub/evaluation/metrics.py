@@ -19,12 +19,12 @@ import numpy as np
 import torch
 
 from ..modules.clustering import normalized_mutual_information
+from .class_scores import average_precision, topk_accuracy
 from .clustering import adjusted_rand_index, clustering_accuracy
 from .knn import knn_accuracy
 from .label_free import embedding_std, rankme
 from .retrieval import retrieval_scores
 from .spectrum import alignment, alpha_req, lidar, uniformity
-from .svm import average_precision
 
 _VECTOR = datasets.Sequence(datasets.Value("float32"))
 _INPUTS = {
@@ -38,20 +38,20 @@ _INPUTS = {
 }
 
 
-def topk_accuracy(scores: torch.Tensor, references: torch.Tensor, k: int = 1) -> float:
-    """The share of rows of scores `(N, C)` with the true class among the k highest.
-
-    Raises:
-        ValueError: k is not from 1 to C.
-    """
-    if not 1 <= k <= scores.shape[1]:
-        raise ValueError(f"k={k} of {scores.shape[1]} classes: choose k from 1 to the number of classes.")
-    return (scores.topk(k, dim=1).indices == references[:, None]).any(dim=1).float().mean().item()
+def _knn(embeddings, references, train_embeddings=None, train_references=None, **options) -> float:
+    if train_embeddings is None or train_references is None:
+        raise ValueError("knn_accuracy needs train_embeddings and train_references: name both in compute().")
+    train = _tensor("train_embeddings", train_embeddings).float()
+    return knn_accuracy(train, _tensor("train_references", train_references), embeddings, references, **options)
 
 
-def _knn(embeddings, references, train_embeddings, train_references, **options) -> float:
-    train = torch.as_tensor(np.asarray(train_embeddings), dtype=torch.float32)
-    return knn_accuracy(train, torch.as_tensor(np.asarray(train_references)), embeddings, references, **options)
+def _tensor(name: str, values) -> torch.Tensor:
+    try:
+        return torch.as_tensor(np.asarray(values))
+    except (TypeError, ValueError):  # an array of objects, or none
+        raise ValueError(
+            f"{name} must be numbers, as many for every image, and none of them missing: leave out images without."
+        ) from None
 
 
 # name: (the inputs, which `add_batch` takes too, the function of them and of its options)
@@ -86,8 +86,17 @@ class FeatureMetric(evaluate.Metric):
             features=datasets.Features({name: _INPUTS[name] for name in self.inputs}),
         )
 
+    def compute(self, **arguments) -> dict[str, float] | None:
+        """As that of `evaluate.Metric`, with all of the inputs or, after `add_batch`, none."""
+        given = [name for name in self.inputs if arguments.get(name) is not None]
+        if given and len(given) < len(self.inputs):
+            raise ValueError(
+                f"{self.name} needs {' and '.join(self.inputs)}; compute() got {' and '.join(given)} only."
+            )
+        return super().compute(**arguments)
+
     def _compute(self, **arguments) -> dict[str, float]:
-        tensors = [torch.as_tensor(np.asarray(arguments.pop(name))) for name in self.inputs]
+        tensors = [_tensor(name, arguments.pop(name)) for name in self.inputs]
         result = type(self).function(*tensors, **arguments)
         return result if isinstance(result, dict) else {self.name: result}
 

@@ -11,6 +11,8 @@ from .base import Evaluator, LabelledFeatures, Metric
 from .features import check_features
 
 _EPSILON = 1e-7
+_MIN_DIRECTIONS = 3  # of which a decay can be told
+_FIRST_RANK, _LAST_RANK = 4, 100  # of the eigenvalues that alpha-ReQ's authors fit
 # Entries of a matrix of similarities that are held at a time.
 _MAX_ENTRIES = 2**24
 
@@ -47,18 +49,18 @@ def uniformity(features: Tensor, t: float = 2.0) -> float:
     check_features("given", features)
     if len(features) < 2:
         raise ValueError("Uniformity is about pairs of images: give the features of two or more.")
-    unit, total = normalize(features.double()), 0.0
+    unit, total = normalize(features.double()).to(torch.promote_types(features.dtype, torch.float32)), 0.0
     for rows in unit.split(max(1, _MAX_ENTRIES // len(unit))):
-        total += torch.exp(-t * (2 - 2 * rows @ unit.T).clamp(min=0)).sum().item()
+        total += (rows @ unit.T).sub_(1).clamp_(max=0).mul_(2 * t).exp_().sum(dtype=torch.double).item()
     # Without those of an image with itself, which are 1.
     return math.log(max((total - len(unit)) / (len(unit) * (len(unit) - 1)), 1e-300))
 
 
-def alpha_req(features: Tensor, first_rank: int = 11, last_rank: int = 50) -> float:
+def alpha_req(features: Tensor, first_rank: int = _FIRST_RANK, last_rank: int = _LAST_RANK) -> float:
     """The exponent of the decay of the eigenvalues of the features' covariance, alpha-ReQ (arXiv 2202.05808).
 
     The n-th eigenvalue falls as `n ** -alpha`; about 1 is best, above it few directions dominate. The line through the
-    logarithms is fitted with weights 1 / n.
+    logarithms is fitted with weights 1 / n. The paper names no ranks; the defaults are those of the authors' code.
 
     Args:
         features: `(N, D)`.
@@ -67,20 +69,31 @@ def alpha_req(features: Tensor, first_rank: int = 11, last_rank: int = 50) -> fl
     Raises:
         ValueError: features that are not finite, or with fewer than three directions.
     """
-    check_features("given", features)
-    centred = features.double() - features.double().mean(dim=0)
-    eigenvalues = torch.linalg.svdvals(centred).square()
-    eigenvalues = eigenvalues[eigenvalues > 1e-12 * eigenvalues[0].clamp(min=1e-300)]
-    if len(eigenvalues) < 3:
+    eigenvalues = _spectrum(features)
+    if len(eigenvalues) < _MIN_DIRECTIONS:
         raise ValueError(
-            f"The features vary in {len(eigenvalues)} directions only, and a decay needs three: give more images, or look "
-            "for a collapse."
+            f"The features vary in {len(eigenvalues)} directions only, and a decay needs {_MIN_DIRECTIONS}: give more images, "
+            "or look for a collapse."
         )
+    return _decay(eigenvalues, first_rank, last_rank)
+
+
+def _decay(eigenvalues: Tensor, first_rank: int = _FIRST_RANK, last_rank: int = _LAST_RANK) -> float:
     first = first_rank if len(eigenvalues) >= 2 * first_rank else 1
     ranks = torch.arange(first, min(last_rank, len(eigenvalues)) + 1, dtype=torch.double)
     y, x, weights = eigenvalues[first - 1 : first - 1 + len(ranks)].cpu().log(), ranks.log(), 1 / ranks
     x, y = x - (weights * x).sum() / weights.sum(), y - (weights * y).sum() / weights.sum()
     return -((weights * x * y).sum() / (weights * x * x).sum()).item()
+
+
+def _spectrum(features: Tensor) -> Tensor:
+    """The eigenvalues of the features' scatter, in falling order, without those that are zero but for rounding."""
+    check_features("given", features)
+    centred = features.double() - features.double().mean(dim=0)
+    # Of the smaller of the two products, whose eigenvalues other than zero are the same.
+    product = centred.T @ centred if len(centred) > centred.shape[1] else centred @ centred.T
+    eigenvalues = torch.linalg.eigvalsh(product).flip(0)
+    return eigenvalues[eigenvalues > 1e-12 * features.double().square().sum().clamp(min=1e-300)]
 
 
 def lidar(features: Tensor, delta: float = 1e-4) -> float:
@@ -106,7 +119,7 @@ def lidar(features: Tensor, delta: float = 1e-4) -> float:
     between = means - means.mean(dim=0)
     within = (features - means[:, None]).flatten(0, 1)
     between = between.T @ between / len(means)
-    within = within.T @ within / len(within) + delta * torch.eye(features.shape[2], dtype=torch.double)
+    within = within.T @ within / len(within) + delta * torch.eye(features.shape[2]).to(within)
     values, vectors = torch.linalg.eigh(within)
     whiten = vectors * values.rsqrt() @ vectors.T
     p = torch.linalg.eigvalsh(whiten @ between @ whiten).clamp(min=0)
@@ -115,7 +128,7 @@ def lidar(features: Tensor, delta: float = 1e-4) -> float:
 
 
 class SpectrumEvaluator(Evaluator):
-    """Logs [`uniformity`] and [`alpha_req`]."""
+    """Logs [`uniformity`] of two images or more, and [`alpha_req`] of features that do not collapse."""
 
     type: ClassVar[str] = "spectrum"
     metrics: ClassVar[dict[str, Metric]] = {
@@ -126,4 +139,9 @@ class SpectrumEvaluator(Evaluator):
     needs_train_features: ClassVar[bool] = False
 
     def evaluate(self, features: LabelledFeatures, train: LabelledFeatures | None) -> dict[str, float]:
-        return {"uniformity": uniformity(features.features), "alpha_req": alpha_req(features.features)}
+        # A collapse is no reason to end a run.
+        metrics = {"uniformity": uniformity(features.features)} if len(features.features) > 1 else {}
+        eigenvalues = _spectrum(features.features)
+        if len(eigenvalues) >= _MIN_DIRECTIONS:
+            metrics["alpha_req"] = _decay(eigenvalues)
+        return metrics

@@ -1,17 +1,19 @@
-"""Linear SVMs on frozen features, one a class, as on VOC07 (arXiv 1905.01235), and average precision."""
+"""Linear SVMs on frozen features, one a class, as on VOC07 (arXiv 1905.01235)."""
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .class_scores import Interpolation, average_precision
 from .features import check_features
 
 # The costs of the published protocol.
 COSTS = (*(0.5**power for power in range(19, 3, -1)), 1.0, 10.0, 100.0)
 _NEGATIVES_A_POSITIVE = 19  # in the low-shot protocol
+_NUM_FOLDS = 3
 
 
 class MultiLabelFeatures(NamedTuple):
@@ -21,43 +23,19 @@ class MultiLabelFeatures(NamedTuple):
     targets: Tensor
 
 
-def average_precision(
-    scores: Tensor, targets: Tensor, interpolation: Literal["none", "all", "eleven"] = "all"
-) -> float:
-    """The area under the curve of precision over recall, of one class.
+class LowShotResult(NamedTuple):
+    """Mean average precision of each sample `(num_samples,)`, from 0 to 1, and the cost that was chosen."""
 
-    Args:
-        scores: `(N,)`; the higher, the surer.
-        targets: `(N,)`, 1 for an image of the class, 0 for another.
-        interpolation: `"none"` as in scikit-learn; `"all"`, the highest precision at this recall or more (VOC since
-            2010); `"eleven"`, the mean of that at the recalls 0, 0.1, ..., 1 (VOC07).
+    values: Tensor
+    cost: float
 
-    Raises:
-        ValueError: no image is of the class, the shapes differ, or a score is not finite.
-    """
-    if scores.shape != targets.shape or scores.ndim != 1:
-        raise ValueError(
-            f"Average precision needs a score and a target an image, got the shapes {tuple(scores.shape)} and "
-            f"{tuple(targets.shape)}."
-        )
-    if not scores.isfinite().all():
-        raise ValueError("Average precision needs finite scores.")
-    if interpolation not in ("none", "all", "eleven"):
-        raise ValueError(f"interpolation must be 'none', 'all' or 'eleven'; got {interpolation!r}.")
-    relevant = targets.bool().cpu().numpy()
-    if not relevant.any():
-        raise ValueError("No image is of the class, so that it has no average precision.")
-    from sklearn.metrics import average_precision_score, precision_recall_curve  # it takes a while to import
+    @property
+    def mean(self) -> float:
+        return self.values.mean().item()
 
-    scores = scores.double().cpu().numpy()
-    if interpolation == "none":
-        return float(average_precision_score(relevant, scores))
-    precision, recall, _ = precision_recall_curve(relevant, scores)  # recall falls from 1 to 0
-    highest = np.maximum.accumulate(precision[:-1])  # without the last point, at recall 0, which no image has
-    if interpolation == "all":
-        return float(-(np.diff(recall) * highest).sum())
-    points = np.linspace(0, 1, 11)
-    return float(np.mean([highest[recall[:-1] >= point - 1e-12].max() for point in points]))
+    @property
+    def std(self) -> float:
+        return self.values.std(correction=0).item()
 
 
 def svm_mean_average_precision(
@@ -65,19 +43,30 @@ def svm_mean_average_precision(
     test: MultiLabelFeatures,
     *,
     costs: Sequence[float] = COSTS,
-    interpolation: Literal["none", "all", "eleven"] = "all",
+    interpolation: Interpolation = "all",
 ) -> float:
-    """Mean over the classes of the average precision of a linear SVM, whose cost three-fold cross-validation chooses.
+    """Mean over the classes of the average precision of a linear SVM, from 0 to 1.
+
+    The cost of each class is the one with the highest average precision in three-fold cross-validation on the training
+    set. Features are divided by their L2 norm. In training an unclear image counts as one without the class, in testing
+    it does not count.
+
+    Args:
+        costs: to choose from.
+        interpolation: of the average precision on the test set, see [`average_precision`].
 
     Raises:
-        ValueError: shapes that do not fit, features that are not finite, a class that all images of a side show or none.
+        ValueError: shapes that do not fit, features that are not finite, a class that all images of a side show or
+            none, or fewer than three training images with or without it to choose a cost by.
     """
-    _check_sets(train, test)
+    _check_sets(train, test, costs)
+    train_features, test_features = _scaled(train.features), _scaled(test.features)
     values = []
     for index in range(train.targets.shape[1]):
-        x, y = _training_part(train, index)
-        cost = max(costs, key=lambda cost: _cross_validated(x, y, cost, interpolation)) if len(costs) > 1 else costs[0]
-        values.append(_test_precision(x, y, cost, test, index, interpolation))
+        shown = train.targets[:, index].cpu().numpy() == 1
+        cost = _cross_validated_cost(train_features, shown, costs, index) if len(costs) > 1 else costs[0]
+        decide = _svm(cost).fit(train_features, shown).decision_function
+        values.append(_precision(decide(test_features), test.targets[:, index], interpolation))
     return float(np.mean(values))
 
 
@@ -88,53 +77,55 @@ def low_shot_mean_average_precision(
     num_positives: int,
     num_samples: int = 5,
     costs: Sequence[float] = COSTS,
-    interpolation: Literal["none", "all", "eleven"] = "all",
+    interpolation: Interpolation = "all",
     select_on_test: bool = False,
     seed: int = 0,
-) -> tuple[float, float]:
-    """As [`svm_mean_average_precision`] with few images of a class, and 19 of other classes for each of them.
+) -> LowShotResult:
+    """As [`svm_mean_average_precision`] with few images that show a class, and 19 others for each of them.
 
     Args:
-        num_positives: images of a class.
+        num_positives: images that show a class.
         num_samples: independent draws of the images.
-        select_on_test: choose the cost whose mean on the test set is best, as the published numbers do, which flatters
-            them; by default the images that were not drawn choose it.
-
-    Returns:
-        Mean and standard deviation over the samples.
+        select_on_test: choose the cost whose mean over classes and samples is best on the test set, as the published
+            numbers do, which flatters them; by default the training images that were not drawn choose it.
 
     Raises:
         ValueError: as there, or too few images of a class.
     """
-    _check_sets(train, test)
+    _check_sets(train, test, costs)
+    if num_positives < 1 or num_samples < 1:
+        raise ValueError(f"num_positives and num_samples must be at least 1; got {num_positives} and {num_samples}.")
+    train_features, test_features = _scaled(train.features), _scaled(test.features)
     num_classes = train.targets.shape[1]
-    tested, chosen = np.zeros((2, len(costs), num_samples, num_classes))
+    kept = 0 if select_on_test else 1  # at least, to choose the cost by
+    tested, validated = np.zeros((2, len(costs), num_samples, num_classes))
     for sample in range(num_samples):
         generator = np.random.default_rng([seed, sample])
         for index in range(num_classes):
-            positives, negatives = (np.flatnonzero(train.targets[:, index].numpy() == value) for value in (1, 0))
-            if len(positives) < num_positives + (not select_on_test):
+            targets = train.targets[:, index].cpu()
+            positives, negatives = (generator.permutation(np.flatnonzero(targets.numpy() == value)) for value in (1, 0))
+            if len(positives) < num_positives + kept or len(negatives) < 1 + kept:
                 raise ValueError(
-                    f"class {index} has {len(positives)} training images, too few for {num_positives} of them"
-                    + ("" if select_on_test else " and one to choose the cost")
+                    f"Class {index} has {len(positives)} training images that show it and {len(negatives)} that do not: "
+                    f"num_positives={num_positives} needs {num_positives + kept} and {1 + kept}."
                 )
-            count = min(num_positives * _NEGATIVES_A_POSITIVE, len(negatives) - (not select_on_test))
-            rows = np.concatenate(
-                [generator.permutation(positives)[:num_positives], generator.permutation(negatives)[:count]]
-            )
-            x, y = _scaled(train.features[rows]), train.targets[rows, index].numpy() == 1
-            left = np.setdiff1d(np.concatenate([positives, negatives]), rows)
-            rest = MultiLabelFeatures(train.features[left], train.targets[left])
+            num_negatives = min(num_positives * _NEGATIVES_A_POSITIVE, len(negatives) - kept)
+            drawn = np.concatenate([positives[:num_positives], negatives[:num_negatives]])
+            rest = np.concatenate([positives[num_positives:], negatives[num_negatives:]])
             for number, cost in enumerate(costs):
-                tested[number, sample, index] = _test_precision(x, y, cost, test, index, interpolation)
+                decide = _svm(cost).fit(train_features[drawn], targets.numpy()[drawn] == 1).decision_function
+                tested[number, sample, index] = _precision(decide(test_features), test.targets[:, index], interpolation)
                 if not select_on_test:
-                    chosen[number, sample, index] = _test_precision(x, y, cost, rest, index, interpolation)
-    best = (tested if select_on_test else chosen).mean(axis=(1, 2)).argmax()
-    means = tested[best].mean(axis=1)
-    return float(means.mean()), float(means.std())
+                    validated[number, sample, index] = _precision(
+                        decide(train_features[rest]), targets[rest], interpolation
+                    )
+    best = (tested if select_on_test else validated).mean(axis=(1, 2)).argmax()
+    return LowShotResult(torch.from_numpy(tested[best].mean(axis=1)), costs[best])
 
 
-def _check_sets(train: MultiLabelFeatures, test: MultiLabelFeatures) -> None:
+def _check_sets(train: MultiLabelFeatures, test: MultiLabelFeatures, costs: Sequence[float]) -> None:
+    if not costs or min(costs) <= 0:
+        raise ValueError(f"The costs must be one or more positive numbers; got {list(costs)}.")
     num_classes = train.targets.shape[-1]
     for name, (features, targets) in (("train", train), ("test", test)):
         check_features(name, features)
@@ -142,18 +133,20 @@ def _check_sets(train: MultiLabelFeatures, test: MultiLabelFeatures) -> None:
             raise ValueError(
                 f"The {name} targets need a row a feature and {num_classes} classes, got the shape {tuple(targets.shape)}."
             )
+        if not ((targets == 1) | (targets == 0) | (targets == -1)).all():
+            raise ValueError(f"The {name} targets must be 1, 0 or -1; got {targets.unique().tolist()[:5]}.")
         for index in range(num_classes):
             if not (targets[:, index] == 1).any() or not (targets[:, index] == 0).any():
                 raise ValueError(f"Class {index} needs {name} images that show it and {name} images that do not.")
-
-
-def _training_part(train: MultiLabelFeatures, index: int) -> tuple[np.ndarray, np.ndarray]:
-    # In the published protocol an unclear image is a negative in training, and dropped in testing.
-    return _scaled(train.features), train.targets[:, index].numpy() == 1
+    if train.features.shape[1] != test.features.shape[1]:
+        raise ValueError(
+            f"Train features have {train.features.shape[1]} dimensions, test features {test.features.shape[1]}: extract "
+            "both with the same model."
+        )
 
 
 def _scaled(features: Tensor) -> np.ndarray:
-    features = features.double()
+    features = features.cpu().double()
     return (features / (features.norm(dim=1, keepdim=True) + 1e-5)).numpy()
 
 
@@ -163,21 +156,21 @@ def _svm(cost: float):
     return LinearSVC(C=cost, class_weight={True: 2, False: 1}, dual=True, max_iter=2000, random_state=0)
 
 
-def _cross_validated(x: np.ndarray, y: np.ndarray, cost: float, interpolation: str) -> float:
-    from sklearn.model_selection import StratifiedKFold
+def _cross_validated_cost(features: np.ndarray, shown: np.ndarray, costs: Sequence[float], index: int) -> float:
+    from sklearn.model_selection import cross_val_score  # it takes a while to import
 
-    if min(y.sum(), (~y).sum()) < 3:
-        raise ValueError("Three-fold cross-validation of the cost needs three images of a class, and three others.")
-    folds = StratifiedKFold(3).split(x, y)
-    scores = [(_svm(cost).fit(x[a], y[a]).decision_function(x[b]), y[b]) for a, b in folds]
-    return float(
-        np.mean([average_precision(torch.from_numpy(s), torch.from_numpy(t), interpolation) for s, t in scores])
-    )
+    if min(shown.sum(), (~shown).sum()) < _NUM_FOLDS:
+        raise ValueError(
+            f"Class {index} has {shown.sum()} of {len(shown)} training images: to choose its cost by cross-validation it "
+            f"needs {_NUM_FOLDS} that show it and {_NUM_FOLDS} that do not; give a single cost, or more images."
+        )
+    scores = [
+        cross_val_score(_svm(cost), features, shown, cv=_NUM_FOLDS, scoring="average_precision").mean()
+        for cost in costs
+    ]
+    return costs[int(np.argmax(scores))]
 
 
-def _test_precision(
-    x: np.ndarray, y: np.ndarray, cost: float, test: MultiLabelFeatures, index: int, interpolation: str
-) -> float:
-    clear = test.targets[:, index] >= 0
-    scores = _svm(cost).fit(x, y).decision_function(_scaled(test.features[clear]))
-    return average_precision(torch.from_numpy(scores), test.targets[clear, index], interpolation)
+def _precision(scores: np.ndarray, targets: Tensor, interpolation: Interpolation) -> float:
+    clear = targets.cpu() >= 0
+    return average_precision(torch.from_numpy(scores)[clear], targets.cpu()[clear], interpolation)

@@ -90,13 +90,19 @@ def whiten(features: torch.Tensor, mean: torch.Tensor, projection: torch.Tensor)
 
 
 def kmeans(
-    features: torch.Tensor, num_clusters: int, iterations: int, seed: int, restarts: int = 1
+    features: torch.Tensor,
+    num_clusters: int,
+    iterations: int,
+    seed: int,
+    restarts: int = 1,
+    fill_empty: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """k-means of faiss (Euclidean), with all rows, without empty clusters.
+    """k-means of faiss (Euclidean), with all rows.
 
     Args:
         features: table `(N, D)` on the CPU, N >= num_clusters.
         restarts: how often to start, of which the best result counts.
+        fill_empty: give empty clusters halves of the largest ones, even if all of their members are the same.
 
     Returns:
         The cluster `(N,)` of every row, and the centroids `(num_clusters, D)`.
@@ -116,8 +122,9 @@ def kmeans(
     solver.train(table)
     labels = torch.from_numpy(solver.index.search(table, 1)[1][:, 0])
     centroids = torch.from_numpy(solver.centroids).to(features.dtype)
-    for empty in (cluster_sizes(labels, num_clusters) == 0).nonzero().flatten().tolist():
-        split_largest(features, labels, centroids, empty)
+    if fill_empty:
+        for empty in (cluster_sizes(labels, num_clusters) == 0).nonzero().flatten().tolist():
+            split_largest(features, labels, centroids, empty)
     return labels, centroids
 
 
@@ -211,5 +218,10 @@ def normalized_mutual_information(first: torch.Tensor, second: torch.Tensor) -> 
     """How much two labellings `(N,)` tell about each other, from 0 to 1; rows where either is -1 do not count."""
     from sklearn.metrics import normalized_mutual_info_score  # it takes a while to import
 
+    if first.ndim != 1 or first.shape != second.shape:
+        raise ValueError(
+            f"two labellings need one entry an image, got the shapes {tuple(first.shape)} and {tuple(second.shape)}"
+        )
+    first, second = first.cpu(), second.cpu()
     known = (first >= 0) & (second >= 0)
     return float(normalized_mutual_info_score(first[known].numpy(), second[known].numpy()))
