@@ -6,6 +6,7 @@
 `--help` lists the arguments; what the command line leaves out comes from the recipe.
 """
 
+import signal
 import sys
 from pathlib import Path
 
@@ -71,3 +72,6 @@ if __name__ == "__main__":
     # User errors: a traceback would bury what the message says. Anything else is a bug and keeps its own.
     except (ValueError, OSError, PublishError, NonFiniteLossError) as error:
         sys.exit(f"error: {printable_lines(error)}")
+    except KeyboardInterrupt:  # outside the training loop, which saves a checkpoint first
+        print("interrupted", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)

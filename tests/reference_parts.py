@@ -6,11 +6,14 @@ from torch import nn
 from transformers import FlavaImageCodebook, FlavaImageCodebookConfig
 
 from ssl_hub import CAEConfig, DenseCLConfig, MoCoConfig, ODCConfig, SwAVConfig, SwAVModel
+from ssl_hub.classification.optimization import layer_ids
+from ssl_hub.configuration_utils import BackboneConfig
 from ssl_hub.conversion import mmselfsup
 from ssl_hub.conversion.state_dicts import load_strictly
 from ssl_hub.data.processing import Normalize
 from ssl_hub.data.views.mask import build_mask
 from ssl_hub.lifecycle import cosine_ramp
+from ssl_hub.modeling_utils import BackboneForImageClassification
 from ssl_hub.models.barlowtwins.modeling_barlowtwins import BarlowTwinsHead
 from ssl_hub.models.cae.modeling_cae import CAENeck, alignment_loss
 from ssl_hub.models.deepcluster.modeling_deepcluster import Sobel
@@ -24,7 +27,7 @@ from ssl_hub.models.simmim.modeling_simmim import SimMIMHead, SimMIMNeck
 from ssl_hub.models.swav.modeling_swav import SwAVNeck, sinkhorn
 from ssl_hub.modules.backbones import build_backbone
 from ssl_hub.modules.clustering import cluster_weights
-from ssl_hub.modules.heads import ClassifierHead, PredictorHead
+from ssl_hub.modules.heads import ClassifierHead, PredictorHead, StageClassifier
 from ssl_hub.modules.losses import (
     contrastive_loss,
     cosine_loss,
@@ -638,11 +641,44 @@ def check_masks(case: Case) -> None:
                 raise AssertionError(f"{name}: a position is masked with another probability")
 
 
+def check_classifier_batchnorm(case: Case) -> None:
+    """What comes before the linear layer in MAE's linear evaluation."""
+    width = case.config["input_features"]
+    backbone = {"model_type": "vit", "hidden_size": width, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = BackboneForImageClassification(BackboneConfig(backbone_config=backbone, classifier_norm="batchnorm"))
+
+    def convert(state):
+        return {name.removeprefix("bn."): tensor for name, tensor in state.items()}
+
+    check_module(case, model.classifier_norm, lambda patch, cls: model.classifier_norm(cls), convert)
+
+
+def check_stage_classifier(case: Case) -> None:
+    stages = case.config["in_indices"]
+    channels = {stage: case[f"input/{stage}"].shape[1] for stage in stages}
+    head = StageClassifier(channels, case.config["num_classes"], case.config["pool_type"])
+
+    def run(**maps):
+        logits = head([maps[str(stage)] for stage in stages])
+        return {str(stage): logits[:, i] for i, stage in enumerate(stages)}
+
+    check_module(case, head, run, lambda state: {n.replace("fcs.", "classifiers."): x for n, x in state.items()})
+
+
+def check_layer_decay(case: Case) -> None:
+    for name in ("vit", "vit_nodecay", "swin"):
+        settings = case.sidecar[name]
+        ids, num_layers = layer_ids(settings["names_in_order"])
+        scales = torch.tensor([settings["rate"] ** (num_layers - 1 - each) for each in ids])
+        case.compare("schedule", scales, case[f"output/{name}.scale"])
+
+
 PARTS = {
     "CAEHead": check_cae_loss,
     "CAELoss": check_cae_loss,
     "CAENeck": check_cae_neck,
     "AvgPool2dNeck": check_avgpool_neck,
+    "ClsBatchNormNeck": check_classifier_batchnorm,
     "ClsHead": check_cls_head,
     "CosineSimilarityLoss": check_cosine_loss,
     "ContrastiveHead": check_contrastive_head,
@@ -656,6 +692,7 @@ PARTS = {
     "MAEPretrainDecoder": check_mae_decoder,
     "MAEPretrainHead": check_mae_head,
     "MAEReconstructionLoss": check_mae_head,
+    "MultiClsHead": check_stage_classifier,
     "MoCoV2Neck": check_moco_neck,
     "MoCoV3Head": check_mocov3_head,
     "NonLinearNeck": check_nonlinear_neck,
@@ -675,6 +712,7 @@ PARTS = {
     "lars_all": check_lars,
     "lars_exclude": check_lars,
     "lars_nomomentum": check_lars,
+    "layer_decay": check_layer_decay,
     "mask_generators": check_masks,
     "mmcls.CrossEntropyLoss": check_class_weights,
     "mmcls.VisionTransformer": check_vit,

@@ -13,6 +13,7 @@ from transformers import AutoModel, ConvNextModel, HfArgumentParser, TimmWrapper
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from ssl_hub import MAEConfig
+from ssl_hub.classification.arguments import ARGUMENT_CLASSES, list_protocols
 from ssl_hub.data.processing import build_image_processor
 from ssl_hub.hub.publishing import save_for_sharing
 from ssl_hub.registry import ALGORITHMS
@@ -52,7 +53,8 @@ def test_custom_algorithm_that_compares_views(run, capsys):
     assert len([line for line in example.splitlines() if line]) < 40
     names = run(example + use)
     assert capsys.readouterr().out.endswith("25.0\n")
-    line = json.loads(Path("vicreg/metrics.jsonl").read_text())
+    lines = [json.loads(line) for line in Path("vicreg/metrics.jsonl").read_text().splitlines()]
+    (line,) = [line for line in lines if "loss" in line]
     assert line["step"] == 30 and {"loss_invariance", "loss_variance", "loss_covariance"} <= line.keys()
     loaded = AutoModel.from_pretrained("vicreg")
     assert type(loaded) is names["VICRegModel"] and type(loaded.backbone) is ConvNextModel
@@ -115,12 +117,15 @@ def matches(name: str, pattern: str) -> bool:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_options_recipes_and_links_exist(page):
     text = page.read_text()
-    parser = HfArgumentParser([ModelArguments, DataArguments, PretrainingArguments])
-    known = {option for action in parser._actions for option in action.option_strings}
-    for example in ("convert_checkpoint.py", "visualize_reconstruction.py"):
+    parsers = (
+        HfArgumentParser([ModelArguments, DataArguments, PretrainingArguments]),
+        HfArgumentParser(ARGUMENT_CLASSES),
+    )
+    known = {option for parser in parsers for action in parser._actions for option in action.option_strings}
+    for example in ("convert_checkpoint.py", "run_linear_probe.py", "visualize_reconstruction.py"):
         known |= set(OPTIONS.findall((REPOSITORY / "examples" / example).read_text()))
     assert set(OPTIONS.findall(text)) <= known
-    assert set(re.findall(r"--recipe ([\w./-]+)", text)) <= {*list_recipes(), "out/recipe.yaml"}
+    assert set(re.findall(r"--recipe ([\w./-]+)", text)) <= {*list_recipes(), *list_protocols(), "out/recipe.yaml"}
     for link in re.findall(r"\]\((?!https?:)([^)#]+)", text):
         assert (page.parent / link).exists(), link
     for file in re.findall(r"(?<![\w/])(?:src|examples|tests)/[\w/]+\.py", text):

@@ -191,7 +191,7 @@ class SSLModelTests:
         assert not info["unexpected_keys"]
         outputs = classifier(self.one_view(), labels=torch.arange(BATCH_SIZE) % 5)
         assert outputs.logits.shape == (BATCH_SIZE, 5) and torch.isfinite(outputs.loss)
-        features = classifier._backbone_features(self.one_view()).pooler_output
+        features = classifier.extract_features(self.one_view()).pooler_output
         assert torch.equal(features, model(self.one_view()).pooler_output)
 
     def test_backbone_loads_as_plain_transformers(self, tmp_path):

@@ -40,6 +40,7 @@ NAMES = {
     *("neck_cae", "neck_cae_nobias", "head_cae", "loss_cae", "backbone_dalle"),
     *("hog_default_112", "hog_nbins6_pool4_nogauss"),
     *("lars_all", "lars_exclude", "lars_nomomentum", "mask_generators"),
+    *("neck_cls_batchnorm", "head_multi_cls", "layer_decay"),
     *("sinkhorn", "ema_constant", "cosine_ema", "patchify", "pos_embed", "preprocess"),
 }
 
@@ -90,6 +91,9 @@ def test_every_case_agrees(capsys):
         ("parts/sobel", "output/eval.out"),
         ("parts/reweight", "output/weight"),
         ("parts/lars_exclude", "after/step2.bn.weight"),
+        ("parts/neck_cls_batchnorm", "after/bn.running_var"),
+        ("parts/head_multi_cls", "grad/fcs.0.weight.norm"),
+        ("parts/layer_decay", "output/swin.scale"),
     ],
 )
 def test_a_changed_tensor_is_noticed(tmp_path, capsys, case, tensor):

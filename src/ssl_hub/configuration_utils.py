@@ -41,6 +41,17 @@ class SSLConfig(PreTrainedConfig):
         image_mean, image_std (`list[float]`, *optional*, defaults to those of ImageNet):
             Normalisation of the pixels, a value a channel, in units of [0, 1]. The image processor gets the same, and
             `mode="predict"` undoes it.
+        classifier_std (`float`, *optional*, defaults to 0.01):
+            Of an image classifier: its linear layer starts from a normal distribution with this deviation.
+        classifier_norm (`"batchnorm"` or `"layernorm"`, *optional*):
+            What comes before that layer: BatchNorm without weight and bias, as in MAE's linear probe (arXiv 2111.06377,
+            appendix A.1), or a new LayerNorm. With `pooling="mean"` the latter takes the place of the LayerNorm at the
+            end of a ViT, as in MAE's fine-tuning.
+        classifier_stages (`list[int]`, *optional*):
+            A linear layer on the feature map of each of these stages, instead of one on the pooled features; 0 is the
+            stem (arXiv 1905.01235). Each map is pooled to about 9,000 features, then BatchNorm without weight and bias.
+        classifier_stage_pooling (`"specified"` or `"adaptive"`, *optional*, defaults to `"specified"`):
+            How a map is pooled: by the published kernels, for images of about 224 pixels, or whatever its size.
     """
 
     # PreTrainedConfig stands for whatever class `backbone_config.model_type` names.
@@ -57,6 +68,10 @@ class SSLConfig(PreTrainedConfig):
     pooling: Literal["cls", "mean"] = "cls"
     image_mean: list[float] | tuple[float, ...] = (0.485, 0.456, 0.406)
     image_std: list[PositiveFloat] | tuple[PositiveFloat, ...] = (0.229, 0.224, 0.225)
+    classifier_std: NonNegativeFloat = 0.01
+    classifier_norm: Literal["batchnorm", "layernorm"] | None = None
+    classifier_stages: list[int] | None = None
+    classifier_stage_pooling: Literal["specified", "adaptive"] = "specified"
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -223,6 +238,15 @@ def num_backbone_channels(config: PreTrainedConfig) -> int:
     if config.model_type == "timm_wrapper":
         return (config.model_args or {}).get("in_chans", 3)
     return getattr(config, "num_channels", 3)
+
+
+class BackboneConfig(SSLConfig):
+    r"""A backbone of transformers or timm that no algorithm of ssl_hub has trained, for [`BackboneForImageClassification`].
+
+    Args: those of [`SSLConfig`].
+    """
+
+    model_type = "ssl_hub_backbone"
 
 
 class MaskedPatchConfig(SSLConfig):

@@ -158,6 +158,24 @@ def synchronize_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
     return model
 
 
+@torch.no_grad()
+def average_batchnorm_statistics(model: nn.Module) -> None:
+    """Makes the running statistics of every BatchNorm the means over the processes.
+
+    For BatchNorm that is not synchronised, whose statistics are of the images of one process.
+    """
+    if num_processes() == 1:
+        return
+    layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    statistics = [s for layer in layers for s in (layer.running_mean, layer.running_var) if s is not None]
+    if statistics:
+        flat = torch.cat([each.float() for each in statistics])
+        # Not a reduction, whose order of adding up may be another one on every process.
+        means = gather(flat[None]).mean(dim=0).split([len(each) for each in statistics])
+        for each, mean in zip(statistics, means, strict=True):
+            each.copy_(mean)
+
+
 def check_batch_for_batchnorm(model: nn.Module, batch: torch.Tensor) -> None:
     """A clear error where BatchNorm would normalise a single sample to zero, or refuse it without saying why."""
     if model.training and len(batch) * num_processes() == 1:

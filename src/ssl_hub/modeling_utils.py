@@ -13,12 +13,21 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 from transformers.utils import ModelOutput, can_return_tuple
 
-from .configuration_utils import SSLConfig
+from .configuration_utils import BackboneConfig, SSLConfig
 from .lifecycle import FeatureTable, ParameterRule, Progress
 from .modeling_outputs import (
     SSLLossOutput,
 )
-from .modules.backbones import backbone_hidden_size, build_backbone, explain_failure, run_backbone
+from .modules.backbones import (
+    backbone_hidden_size,
+    build_backbone,
+    explain_failure,
+    remove_final_norm,
+    run_backbone,
+    stage_channels,
+    stage_feature_maps,
+)
+from .modules.heads import StageClassifier
 from .modules.memories import Queue
 
 MODES = ("tensor", "loss", "predict")
@@ -44,6 +53,13 @@ def check_floats(pixel_values: torch.Tensor, name: str = "pixel_values") -> None
         raise ValueError(f"{name} hold no image: got a batch of the shape {tuple(pixel_values.shape)}.")
 
 
+def find_non_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    """The names of the floating and complex tensors that hold NaN or infinity."""
+    # Tensors of a model whose weights are offloaded are on the meta device and have no values.
+    checked = {n: t for n, t in tensors.items() if (t.is_floating_point() or t.is_complex()) and not t.is_meta}
+    return [name for name, tensor in checked.items() if not tensor.isfinite().all()]
+
+
 def check_finite(tensors: Mapping[str, torch.Tensor], what: str) -> None:
     """Raises `ValueError` if a floating tensor, a running statistic for one, holds NaN or infinity.
 
@@ -51,10 +67,7 @@ def check_finite(tensors: Mapping[str, torch.Tensor], what: str) -> None:
         tensors: by name, a state dict for one.
         what: what holds them, for the error.
     """
-    # Tensors of a model whose weights are offloaded are on the meta device and have no values.
-    checked = {n: t for n, t in tensors.items() if (t.is_floating_point() or t.is_complex()) and not t.is_meta}
-    bad = [name for name, tensor in checked.items() if not tensor.isfinite().all()]
-    if bad:
+    if bad := find_non_finite(tensors):
         raise ValueError(
             f"{what} holds NaN or infinity in {len(bad)} of {len(tensors)} tensors ({', '.join(bad[:3])}"
             f"{', ...' if len(bad) > 3 else ''}): it comes from a run that diverged, so take an earlier checkpoint"
@@ -96,16 +109,26 @@ class SSLPreTrainedModel(PreTrainedModel):
         """What the backbone takes of normalised images: all of them, unless a fixed filter comes in front of it."""
         return pixel_values
 
-    def _backbone_features(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
+    def extract_features(
+        self,
+        pixel_values: torch.Tensor,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> BaseModelOutputWithPooling:
+        """Deterministic features of whole images; of an algorithm, `mode="tensor"`.
+
+        Returns:
+            `BaseModelOutputWithPooling`: `last_hidden_state`, tokens `(batch_size, num_tokens, hidden_size)` or a
+            feature map `(batch_size, hidden_size, height, width)`; `pooler_output` `(batch_size, hidden_size)` as
+            `config.pooling` says; `hidden_states` and `attentions` when asked for.
+        """
         self.check_pixel_values(pixel_values)
         # The backbone reads its own configuration; a user sets these on ours. Passed on only where they are asked for:
         # not every backbone takes both.
-        for name in ("output_hidden_states", "output_attentions"):
-            if kwargs.get(name) is None:
-                kwargs[name] = getattr(self.config, name, None)
-            if not kwargs[name]:
-                del kwargs[name]
-        return run_backbone(self.backbone, self.backbone_input(pixel_values), self.config.pooling, **kwargs)
+        asked = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+        asked = {name: getattr(self.config, name, None) if value is None else value for name, value in asked.items()}
+        options = {name: value for name, value in asked.items() if value}
+        return run_backbone(self.backbone, self.backbone_input(pixel_values), self.config.pooling, **options)
 
 
 class SSLModel(SSLPreTrainedModel):
@@ -235,23 +258,6 @@ class SSLModel(SSLPreTrainedModel):
             return self.predict(pixel_values, **inputs)
         raise ValueError(f"mode must be one of {', '.join(map(repr, MODES))}; got {mode!r}")
 
-    def extract_features(
-        self,
-        pixel_values: torch.Tensor,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
-    ) -> BaseModelOutputWithPooling:
-        """`mode="tensor"`: deterministic features of whole images.
-
-        Returns:
-            `BaseModelOutputWithPooling`: `last_hidden_state`, tokens `(batch_size, num_tokens, hidden_size)` or a
-            feature map `(batch_size, hidden_size, height, width)`; `pooler_output` `(batch_size, hidden_size)` as
-            `config.pooling` says; `hidden_states` and `attentions` when asked for.
-        """
-        return self._backbone_features(
-            pixel_values, output_hidden_states=output_hidden_states, output_attentions=output_attentions
-        )
-
     def loss(self, pixel_values: torch.Tensor, **inputs) -> SSLLossOutput:
         """`mode="loss"`."""
         raise NotImplementedError(f"{type(self).__name__} does not implement loss()")
@@ -289,20 +295,36 @@ class SSLModel(SSLPreTrainedModel):
 
 
 class SSLForImageClassification(SSLPreTrainedModel):
-    """A linear classifier on the pooled features of an algorithm's backbone, for fine-tuning.
+    """A linear classifier on an algorithm's backbone, for fine-tuning and for linear evaluation.
 
     `from_pretrained` takes the checkpoint of the pretrained algorithm: the backbone is loaded, neck and head are left
-    out, the classifier is new.
+    out, the classifier is new. `config.classifier_stages` and `config.classifier_norm` say what it stands on. A backbone
+    of which no parameter is trained stays in eval mode: its BatchNorm would change with the images that it sees.
     """
 
-    _keys_to_ignore_on_load_unexpected = [rf"^({'|'.join(SUBMODULES)})\."]  # noqa: RUF012 - transformers' name and type
+    # The last one: the LayerNorm that `classifier_norm` takes the place of.
+    _keys_to_ignore_on_load_unexpected = [  # noqa: RUF012 - transformers' name and type
+        rf"^({'|'.join(SUBMODULES)})\.",
+        r"^backbone\.(timm_model\.norm|layernorm)\.",
+    ]
 
     def __init__(self, config: SSLConfig):
         super().__init__(config)
         self.num_labels = config.num_labels
         with explain_failure(config.backbone_config):
             self.backbone = self.build_backbone(config)
-        self.classifier = nn.Linear(backbone_hidden_size(self.backbone), config.num_labels)
+        if config.classifier_stages is not None:
+            channels = stage_channels(self.backbone, config.classifier_stages)
+            self.classifier = StageClassifier(channels, config.num_labels, config.classifier_stage_pooling)
+        else:
+            hidden_size = backbone_hidden_size(self.backbone)
+            self.classifier = nn.Linear(hidden_size, config.num_labels)
+            if config.classifier_norm == "batchnorm":
+                self.classifier_norm = nn.BatchNorm1d(hidden_size, eps=1e-6, affine=False)
+            elif config.classifier_norm == "layernorm":
+                if config.pooling == "mean":
+                    remove_final_norm(self.backbone)
+                self.classifier_norm = nn.LayerNorm(hidden_size, eps=1e-6)
         self.post_init()
 
     def build_backbone(self, config: SSLConfig) -> PreTrainedModel:
@@ -312,8 +334,14 @@ class SSLForImageClassification(SSLPreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module):
         super()._init_weights(module)
-        if module is self.classifier:
-            init.normal_(module.weight, std=0.01)
+        if isinstance(module, nn.Linear) and any(module is each for each in self.classifier.modules()):
+            init.normal_(module.weight, std=self.config.classifier_std)
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        if not any(parameter.requires_grad for parameter in self.backbone.parameters()):
+            self.backbone.eval()
+        return self
 
     @can_return_tuple
     def forward(
@@ -330,12 +358,29 @@ class SSLForImageClassification(SSLPreTrainedModel):
             pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`): normalised images.
             labels (`torch.LongTensor` of shape `(batch_size,)`, *optional*): for the loss, which is chosen by
                 `config.problem_type` as everywhere in transformers.
+
+        Returns:
+            `ImageClassifierOutput` with `logits` `(batch_size, num_labels)`; of a classifier of stages
+            `(batch_size, num_stages, num_labels)`, and the loss is the sum over the stages.
         """
-        features = self._backbone_features(
-            pixel_values, output_hidden_states=output_hidden_states, output_attentions=output_attentions
-        )
-        logits = self.classifier(features.pooler_output)
+        if self.config.classifier_stages is not None:
+            self.check_pixel_values(pixel_values)
+            maps = stage_feature_maps(self.backbone, self.backbone_input(pixel_values))
+            logits = self.classifier([maps[stage] for stage in self.config.classifier_stages])
+            loss = None
+            if labels is not None:
+                loss = sum(self.loss_function(labels, each, self.config, **kwargs) for each in logits.unbind(dim=1))
+            return ImageClassifierOutput(loss=loss, logits=logits)
+        features = self.extract_features(pixel_values, output_hidden_states, output_attentions)
+        pooled = features.pooler_output
+        logits = self.classifier(self.classifier_norm(pooled) if self.config.classifier_norm else pooled)
         loss = self.loss_function(labels, logits, self.config, **kwargs) if labels is not None else None
         return ImageClassifierOutput(
             loss=loss, logits=logits, hidden_states=features.hidden_states, attentions=features.attentions
         )
+
+
+class BackboneForImageClassification(SSLForImageClassification):
+    """The same on a backbone of transformers or timm, so that it can be compared with those of the algorithms."""
+
+    config_class = BackboneConfig

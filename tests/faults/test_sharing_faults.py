@@ -222,6 +222,18 @@ def test_a_part_of_a_model_is_not_pushed(name, shared_dir, hub):
         HfApi().model_info("me/x")
 
 
+def test_a_model_that_diverged_is_not_shared(tmp_path, hub):
+    model = MAEModel(MAEConfig(**TINY))
+    model.neck.embed.weight.data[0, 0] = float("nan")
+    with pytest.raises(ValueError, match=r"the model holds NaN or infinity in 1 of \d+ tensors"):
+        save_for_sharing(model, build_image_processor(16, [0.5] * 3, [0.5] * 3), tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+    with pytest.raises(ValueError, match="holds NaN or infinity"):
+        model.push_to_hub("me/x")
+    with pytest.raises(RepositoryNotFoundError):
+        HfApi().model_info("me/x")
+
+
 def test_a_full_disk_is_an_oserror(tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")

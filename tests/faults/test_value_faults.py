@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForPreTraining, ViTConfig
 
 import ssl_hub
 from ssl_hub import MoCoConfig, SimCLRConfig, SSLConfig
+from ssl_hub.classification.arguments import AugmentationArguments, ClassifierArguments
 from ssl_hub.data.views import build_views
 from ssl_hub.evaluation.evaluators import build_evaluators
 from ssl_hub.field_types import PositiveFloat, check_fields
@@ -36,11 +37,13 @@ CONFIGS = [
     getattr(ssl_hub, next(name for name in class_modules(algorithm) if name.endswith("Config")))
     for algorithm in ALGORITHMS
 ]
-ARGUMENTS = [ModelArguments, DataArguments, PretrainingArguments]
+ARGUMENTS = [ModelArguments, DataArguments, PretrainingArguments, ClassifierArguments, AugmentationArguments]
 REQUIRED = {
     ModelArguments: {"recipe": "mae-vit-tiny-digits"},
     DataArguments: {"dataset_name": "digits"},
     PretrainingArguments: {"output_dir": "out"},
+    ClassifierArguments: {"model_name_or_path": "model"},
+    AugmentationArguments: {},
 }
 
 # Where zero says something: no queue, no decay, no clipping, from the first step on, ...
@@ -49,7 +52,16 @@ ZERO_SAYS_SOMETHING = {
     *("num_small_crops", "queue_start_epoch", "freeze_prototypes_steps", "memory_size", "dropout", "alignment_weight"),
     *("neck_layer_scale_init_value", "decoder_num_hidden_layers", "seed", "min_lr_rate", "warmup_epochs"),
     *("warmup_steps", "weight_decay", "weight_decay_end", "norm_and_bias_lr_scale", "sgd_momentum", "adam_beta1"),
-    *("adam_beta2", "max_grad_norm", "dataloader_num_workers", "knn_max_samples"),
+    *(
+        "adam_beta2",
+        "max_grad_norm",
+        "dataloader_num_workers",
+        "knn_max_samples",
+        "drop_path_rate",
+        "classifier_std",
+        "hflip",
+    ),
+    *("color_jitter", "random_erasing", "mixup", "cutmix"),
 }
 ZERO_OF_ONE_CLASS = {("SwAVConfig", "queue_size")}
 
@@ -64,6 +76,7 @@ def numeric_fields(cls, instance) -> list[str]:
     hints = {name: hint for base in cls.__mro__[::-1] for name, hint in inspect.get_annotations(base).items()}
     names = {name for name in known if is_number(getattr(instance, name))}
     names |= {n for n in known & hints.keys() if hints[n] is not None and {"int", "float"} & set(words(hints[n]))}
+    names = {n for n in names if "list" not in words(hints[n]) or n.startswith("image_")}
     return sorted(names - {"chunk_size_feed_forward", "id2label", "label2id", "recipe_length"})
 
 

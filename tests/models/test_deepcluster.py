@@ -70,7 +70,7 @@ class TestDeepCluster(ClusteringTests):
         loaded = AutoModel.from_pretrained(tmp_path / "model")
         assert torch.equal(loaded(self.images()).pooler_output, features)
         classifier = AutoModelForImageClassification.from_pretrained(tmp_path / "model", num_labels=3)
-        assert torch.equal(classifier._backbone_features(self.images()).pooler_output, features)
+        assert torch.equal(classifier.extract_features(self.images()).pooler_output, features)
         fresh = AutoModelForImageClassification.from_config(model.config)
         assert torch.equal(fresh.sobel.gradients, model.sobel.gradients)
         plain = AutoModel.from_pretrained(tmp_path / "backbone")

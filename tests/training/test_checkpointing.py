@@ -176,7 +176,7 @@ def test_killed_while_saving(tmp_path, whole_run, monkeypatch, caplog, target, n
 
 def test_killed_while_removing_an_old_checkpoint(tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill_at_call(patch, checkpointing.shutil, "rmtree", 4)  # the first three make room and find nothing
+        kill_at_call(patch, checkpointing.shutil, "rmtree", 3)  # the first two make room and find nothing
         train(tmp_path, save_total_limit=1)
     assert [path.name for path in list_checkpoints(tmp_path)] == ["checkpoint-4"]
     assert list(tmp_path.glob("checkpoint-2.unfinished/*"))
@@ -209,7 +209,8 @@ def test_latest_falls_back_from_a_damaged_checkpoint(run_folder, whole_run, capl
     warnings = [record.getMessage() for record in caplog.records]
     assert warnings[0].startswith("not resuming from checkpoint-6: ")
     assert any(word in warnings[0] for word in ("cut off or changed", "is missing", "is damaged", "has no manifest"))
-    assert warnings[1] == "resuming from step 4, so removed checkpoint-6"
+    aside = run_folder / "superseded-1"
+    assert warnings[1] == f"the run continues from step 4, so checkpoint-6 moved to {aside}"
     assert_same_end(run_folder, whole_run)
 
 
@@ -223,9 +224,13 @@ def test_no_whole_checkpoint(run_folder):
 
 
 def test_an_earlier_checkpoint_by_its_path(run_folder, whole_run, caplog):
-    """The later ones go: they would count as the newest, and what is saved next as the oldest."""
+    """The later ones move: they would count as the newest, and what is saved next as the oldest."""
     train(run_folder, str(run_folder / "checkpoint-2"), save_total_limit=2)
-    assert "resuming from step 2, so removed checkpoint-4, checkpoint-6" in caplog.text
+    aside = run_folder / "superseded-1"
+    assert f"continues from step 2, so checkpoint-4, checkpoint-6 moved to {aside}" in caplog.text
+    for name in ("checkpoint-4", "checkpoint-6"):
+        verify_checkpoint(aside / name)
+    assert metrics_of(aside) == metrics_of(whole_run)
     assert [path.name for path in list_checkpoints(run_folder)] == ["checkpoint-4", "checkpoint-6"]
     assert metrics_of(run_folder) == metrics_of(whole_run)
 

@@ -1,5 +1,6 @@
 """Batches for training and evaluation: the same ones whatever the number of workers or processes."""
 
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -60,10 +61,28 @@ def build_train_loader(
         batch_sampler=batch_sampler,
         collate_fn=collate,
         num_workers=num_workers,
+        worker_init_fn=_outlive_stop_signals,
         pin_memory=pin_memory,
         persistent_workers=num_workers > 0,
         generator=torch.Generator(),  # its own, or each epoch would take a number from the global one
     )
+
+
+def _outlive_stop_signals(worker: int) -> None:
+    """Keeps a worker at work when a terminal or a cluster signals every process of a run: the last step needs it.
+
+    It ends with the process that started it, whose SIGTERM is the second one at the latest.
+    """
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
+
+
+def close_loader(loader: DataLoader) -> None:
+    """End the workers of a loader. Those that an exception leaves to the exit of Python take five seconds each."""
+    if loader._iterator is not None:
+        loader._iterator._shutdown_workers()
+        loader._iterator = None
 
 
 @contextmanager
@@ -327,6 +346,7 @@ def build_eval_loader(
         batch_size=batch_size,
         collate_fn=partial(_collate_processed, image_processor=image_processor),
         num_workers=num_workers,
+        worker_init_fn=_outlive_stop_signals,
         generator=torch.Generator(),
     )
 

@@ -65,12 +65,16 @@ def save_for_sharing(
         max_shard_size: weights beyond this size are split into several files, as in `save_pretrained`.
 
     Raises:
+        ValueError: the weights hold NaN or infinity; nothing is written.
         OSError: the files cannot be written.
     """
+    from ..modeling_utils import check_finite  # not above: it imports torch
+
     output_dir = Path(output_dir)
     shared = {
         name: tensor for name, tensor in model.state_dict().items() if not name.startswith(tuple(model.training_state))
     }
+    check_finite(shared, "the model")
     try:
         # The backbone first: a save completes its configuration, which the model's configuration includes.
         model.backbone.save_pretrained(output_dir / "backbone", max_shard_size=max_shard_size)

@@ -4,7 +4,7 @@ import importlib
 
 from transformers.models.auto.configuration_auto import AutoConfig
 
-from ..configuration_utils import SSLConfig
+from ..configuration_utils import BackboneConfig, SSLConfig
 from ..modules.configuration_cifar_resnet import CifarResNetConfig
 from ..registry import ALGORITHMS, class_modules
 
@@ -18,11 +18,18 @@ def register_configs() -> None:
     SSLConfig.register_models = staticmethod(_register_models)
     for model_type in ALGORITHMS:
         AutoConfig.register(model_type, _classes(model_type, count=1)[0], exist_ok=True)
-    AutoConfig.register(CifarResNetConfig.model_type, CifarResNetConfig, exist_ok=True)
+    for config_class in (CifarResNetConfig, BackboneConfig):
+        AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
 
 
 def _register_models(config_class: type[SSLConfig]) -> None:
-    if config_class.model_type in ALGORITHMS:  # `register_algorithm` registers a custom algorithm
+    if config_class is BackboneConfig:
+        from transformers import AutoModelForImageClassification
+
+        from ..modeling_utils import BackboneForImageClassification  # not above: see register_configs
+
+        AutoModelForImageClassification.register(config_class, BackboneForImageClassification, exist_ok=True)
+    elif config_class.model_type in ALGORITHMS:  # `register_algorithm` registers a custom algorithm
         _register(*_classes(config_class.model_type))
 
 

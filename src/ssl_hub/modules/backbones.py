@@ -239,6 +239,66 @@ def feature_map(backbone: PreTrainedModel, last_hidden_state: torch.Tensor) -> t
     return patches.transpose(1, 2).unflatten(2, (side, side))
 
 
+def stage_feature_maps(backbone: PreTrainedModel, pixel_values: torch.Tensor) -> list[torch.Tensor]:
+    """The feature maps `(B, D, H, W)` of a convolutional backbone: its stem, before the pooling in it, and its stages.
+
+    Raises:
+        ValueError: the backbone has no stages whose maps become smaller.
+    """
+    stem = getattr(getattr(backbone, "embedder", None), "embedder", None)
+    captured: list[torch.Tensor] = []
+    # A transformers ResNet returns the stem's map after the max-pooling only.
+    hook = stem.register_forward_hook(lambda module, args, output: captured.append(output)) if stem else None
+    try:
+        maps = backbone(pixel_values, output_hidden_states=True).hidden_states
+    except ValueError:  # timm's models without intermediate features
+        maps = None
+    finally:
+        if hook is not None:
+            hook.remove()
+    maps = [*captured, *(maps or ())[len(captured) :]]
+    sides = [each.shape[-1] for each in maps if each.ndim == 4]
+    if len(sides) < len(maps) or not sides or sides != sorted(sides, reverse=True) or sides[0] == sides[-1]:
+        raise ValueError(
+            f"{describe(backbone)} has no stages whose feature maps become smaller, as a ResNet has: leave the stages out, "
+            "and the classifier gets its pooled features"
+        )
+    return maps
+
+
+def stage_channels(backbone: PreTrainedModel, stages: list[int]) -> dict[int, int]:
+    """The number of channels of the feature map of each of these stages.
+
+    Raises:
+        ValueError: the backbone lacks one.
+    """
+    size, channels = backbone_image_size(backbone.config), num_backbone_channels(backbone.config)
+    pixel_values = torch.empty(1, channels, size, size, device="meta", dtype=backbone.dtype)
+    with torch.no_grad():
+        maps = stage_feature_maps(_meta_copy(backbone).eval(), pixel_values)
+    # A classifier knows how to pool the maps of a stem and four stages.
+    available = range(min(5, len(maps)))
+    if not stages or any(stage not in available for stage in stages) or stages != sorted(set(stages)):
+        raise ValueError(
+            f"the stages of {describe(backbone)} are 0 (the stem) to {available[-1]}; choose some of them, in rising "
+            f"order; got {stages}"
+        )
+    return {stage: maps[stage].shape[1] for stage in stages}
+
+
+def remove_final_norm(backbone: PreTrainedModel) -> None:
+    """Takes the LayerNorm at the end of a backbone of tokens away, unless the backbone pools by itself."""
+    if not backbone_layout(backbone).pools:
+        owner = getattr(backbone, "timm_model", backbone)
+        name = "norm" if owner is not backbone else "layernorm"
+        if not isinstance(getattr(owner, name, None), nn.LayerNorm | nn.Identity):
+            raise ValueError(
+                f"{describe(backbone)} has no LayerNorm at its end for classifier_norm='layernorm' to take the place of: "
+                "leave classifier_norm out, or choose pooling='cls'"
+            )
+        setattr(owner, name, nn.Identity())
+
+
 def no_weight_decay_names(backbone: PreTrainedModel) -> set[str]:
     """Names of the parameters, besides norms and biases, that the backbone's library keeps free of weight decay.
 
@@ -295,10 +355,7 @@ def _run_on_meta(backbone: PreTrainedModel) -> tuple[BackboneLayout, list[str]]:
             f"{name}: it takes {backbone.main_input_name}, not images alone. Give the configuration of a vision model; of "
             "a model of images and texts, its vision_config."
         )
-    # A copy whose tensors are on the meta device: some models keep what they computed in attributes.
-    memo = {id(tensor): tensor.detach().to("meta") for tensor in backbone.buffers()}
-    memo |= {id(parameter): nn.Parameter(parameter.detach().to("meta")) for parameter in backbone.parameters()}
-    copied, size = copy.deepcopy(backbone, memo).eval(), backbone_image_size(backbone.config)
+    copied, size = _meta_copy(backbone).eval(), backbone_image_size(backbone.config)
     try:
         outputs = _meta_outputs(copied, size)
         try:
@@ -336,6 +393,13 @@ def _run_on_meta(backbone: PreTrainedModel) -> tuple[BackboneLayout, list[str]]:
     names, parameters = zip(*copied.named_parameters(), strict=True)
     gradients = torch.autograd.grad(used, parameters, allow_unused=True)
     return layout, [name for name, gradient in zip(names, gradients, strict=True) if gradient is None]
+
+
+def _meta_copy(backbone: PreTrainedModel) -> PreTrainedModel:
+    """A copy whose tensors are on the meta device: some models keep what they computed in attributes."""
+    memo = {id(tensor): tensor.detach().to("meta") for tensor in backbone.buffers()}
+    memo |= {id(parameter): nn.Parameter(parameter.detach().to("meta")) for parameter in backbone.parameters()}
+    return copy.deepcopy(backbone, memo)
 
 
 def _meta_outputs(backbone: PreTrainedModel, size: int):

@@ -27,7 +27,7 @@ class Queue(nn.Module):
 
     @torch.no_grad()
     def enqueue(self, vectors: torch.Tensor) -> None:
-        """Writes the vectors `(B, dim)` of all processes over the oldest ones."""
+        """Writes the vectors `(B, dim)` of all processes over the oldest ones; one that is not finite leaves the old."""
         vectors = gather(vectors.to(self.vectors.dtype))
         size, batch_size = len(self.vectors), len(vectors)
         if size % batch_size != 0:
@@ -39,7 +39,7 @@ class Queue(nn.Module):
                 f"{max(size // batch_size, 1) * batch_size}."
             )
         rows = torch.arange(batch_size, device=self.pointer.device) + self.pointer
-        self.vectors[rows] = vectors
+        self.vectors[rows] = finite_or(vectors, self.vectors[rows])
         self.pointer.copy_((self.pointer + batch_size) % size)
 
 
@@ -95,6 +95,11 @@ class SampleMemory(nn.Module):
             super()._load_from_state_dict(state_dict, prefix, *args)
 
 
+def finite_or(rows: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """The rows `(B, D)`, with others where one holds NaN or infinity: a bad batch must not stay in a memory."""
+    return torch.where(rows.isfinite().all(dim=1, keepdim=True), rows, others)
+
+
 def describe_rows(rows: torch.Tensor) -> str:
     return f"{len(rows)} images" + (f" x {rows.shape[1]} features" if rows.ndim == 2 else "")
 
@@ -129,6 +134,7 @@ class InstanceMemory(SampleMemory):
         """
         indices, features = gather(indices), gather(normalize(features.to(self.features.dtype)))
         moved = normalize(self.features[indices].lerp(features, self.momentum))
+        moved = finite_or(moved, self.features[indices])
         self.features[indices] = moved[self.last_of_each(indices)]
 
 
@@ -189,7 +195,8 @@ class OnlineClusterMemory(ClusterMemory):
             The share of the images whose cluster changes.
         """
         indices, features = gather(indices), gather(normalize(features.to(self.features.dtype)))
-        moved = normalize(self.features[indices].lerp(features, self.momentum))[self.last_of_each(indices)]
+        moved = normalize(self.features[indices].lerp(features, self.momentum))
+        moved = finite_or(moved, self.features[indices])[self.last_of_each(indices)]
         labels = nearest_centroids(moved, self.centroids)
         changed = labels != self.labels[indices]
         self.features[indices], self.labels[indices] = moved, labels

@@ -27,7 +27,7 @@ from .recipes import Recipe, load_recipe, read_yaml
 _NOT_IDENTITY = (
     *("output_dir", "resume_from_checkpoint", "logging_steps", "report_to", "checkpointing_steps", "save_total_limit"),
     *("eval_steps", "evaluation", "knn_max_samples", "per_device_eval_batch_size", "dataloader_num_workers"),
-    *("push_to_hub", "hub_model_id", "hub_private_repo"),
+    *("push_to_hub", "hub_model_id", "hub_private_repo", "recipe_length"),
 )
 
 
@@ -174,6 +174,9 @@ class PretrainingArguments:
     hub_model_id: str | None = field(default=None, metadata={"help": "Such as me/mae-vit-base; output_dir's name."})
     hub_private_repo: bool | None = field(default=None, metadata={"help": "Whether a new repository is private."})
 
+    # The recipe's own (max_train_steps, num_train_epochs), if its is the warm-up too; not an option.
+    recipe_length: tuple[int | None, float] | None = field(default=None, init=False, repr=False)
+
     def __post_init__(self):
         for name in ("checkpointing_steps", "lr_milestones"):  # what YAML may make a number of
             if type(getattr(self, name)) in (int, float):
@@ -236,4 +239,9 @@ def parse_arguments(
         for name in ("dataset_name", "eval_split"):
             defaults.pop(name, None)
     parser.set_defaults(**defaults)
-    return recipe, *parser.parse_args_into_dataclasses(args)
+    model_args, data_args, training_args = parser.parse_args_into_dataclasses(args)
+    given = {word.partition("=")[0].lstrip("-").replace("-", "_") for word in args if word.startswith("--")}
+    if given.isdisjoint(("warmup_steps", "warmup_epochs")):
+        epochs = recipe.training.get("num_train_epochs", PretrainingArguments.num_train_epochs)
+        training_args.recipe_length = (recipe.training.get("max_train_steps"), epochs)
+    return recipe, model_args, data_args, training_args

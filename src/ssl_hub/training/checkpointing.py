@@ -4,7 +4,7 @@ A `checkpoint-N` folder is a model that `AutoModel.from_pretrained` loads, with 
 
     config.json, model.safetensors    the model
     preprocessor_config.json          its image processor
-    optimizer.safetensors             the tensors of the optimizer's state
+    optimizer.safetensors             the tensors of the optimizer's state, by the parameter's name
     sampling_weights.safetensors      the weights by which the epoch draws its images, if there are any
     trainer_state.json                everything else
     manifest.json                     size and SHA-256 of each of these files
@@ -12,22 +12,36 @@ A `checkpoint-N` folder is a model that `AutoModel.from_pretrained` loads, with 
 The state of the random generators is not among them: the trainer seeds them anew at every step.
 """
 
+import errno
+import fcntl
 import hashlib
 import json
 import logging
+import os
 import re
 import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, load_model, save_file
 from transformers import BaseImageProcessor
 
-from ..modeling_utils import SSLModel
+from ..modeling_utils import SSLModel, check_finite
 
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+STATE = "trainer_state.json"
+# What `STATE` holds in this version of ssl_hub.
+STATE_KEYS = frozenset(
+    ("step", "epoch", "step_in_epoch", "last_evaluation", "log", "scaler", "identity", "optimizer_scalars")
+)
+# Without one of these a folder is no checkpoint, whatever its manifest says.
+NEEDED_FILES = frozenset(("config.json", "model.safetensors", "optimizer.safetensors", STATE))
 
 
 class DamagedCheckpointError(ValueError):
@@ -52,22 +66,11 @@ def save_checkpoint(
     """
     unfinished = output_dir / f"checkpoint-{step}.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
-    # Under the names of the modules, which `load_model` asks for; transformers would rename a backbone's tensors.
-    model.save_pretrained(unfinished, save_original_format=False)
-    image_processor.save_pretrained(unfinished)
-    optimizer_state = optimizer.state_dict()
-    tensors, scalars = {}, {}
-    for index, values in optimizer_state["state"].items():
-        for name, value in values.items():
-            (tensors if isinstance(value, torch.Tensor) else scalars)[f"{index}.{name}"] = value
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished / "optimizer.safetensors")
-    if sampling_weights is not None:
-        save_file({"sampling_weights": sampling_weights}, unfinished / "sampling_weights.safetensors")
-    state = {**state, "optimizer": {"scalars": scalars, "param_groups": optimizer_state["param_groups"]}}
-    (unfinished / "trainer_state.json").write_text(json.dumps(state, indent=1))
-    manifest = {path.name: _fingerprint(path) for path in sorted(unfinished.iterdir())}
-    (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=1))
-
+    try:
+        _write_checkpoint(unfinished, model, image_processor, optimizer, state, sampling_weights)
+    except Exception:  # such as a full disk, which what was written would keep full
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
     checkpoint = output_dir / f"checkpoint-{step}"
     unfinished.rename(checkpoint)
     if save_total_limit is not None:
@@ -76,20 +79,52 @@ def save_checkpoint(
     return checkpoint
 
 
-def load_checkpoint(checkpoint: Path, model: SSLModel, optimizer: torch.optim.Optimizer) -> dict:
-    """Loads a checkpoint that `verify_checkpoint` let pass; returns the rest of its state, `sampling_weights` too."""
+def _write_checkpoint(folder, model, image_processor, optimizer, state, sampling_weights) -> None:
+    # Under the names of the modules, which `load_model` asks for; transformers would rename a backbone's tensors.
+    model.save_pretrained(folder, save_original_format=False)
+    image_processor.save_pretrained(folder)
+    values = optimizer_state(model, optimizer)
+    tensors = {name: value.contiguous() for name, value in values.items() if isinstance(value, torch.Tensor)}
+    save_file(tensors, folder / "optimizer.safetensors")
+    if sampling_weights is not None:
+        save_file({"sampling_weights": sampling_weights}, folder / "sampling_weights.safetensors")
+    scalars = {name: value for name, value in values.items() if name not in tensors}
+    (folder / STATE).write_text(json.dumps({**state, "optimizer_scalars": scalars}, indent=1))
+    manifest = {path.name: _fingerprint(path) for path in sorted(folder.iterdir())}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
+
+
+def optimizer_state(model: SSLModel, optimizer: torch.optim.Optimizer) -> dict:
+    """What an optimizer remembers of every parameter, as `{"PARAMETER.NAME": value}`."""
+    return {
+        f"{parameter_name}.{name}": value
+        for parameter_name, parameter in model.named_parameters()
+        for name, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def read_state(checkpoint: Path) -> dict:
+    """What a checkpoint holds besides tensors: what `save_checkpoint` was given, and `optimizer_scalars`."""
+    return json.loads((checkpoint / STATE).read_text())
+
+
+def load_checkpoint(
+    checkpoint: Path, model: SSLModel, optimizer: torch.optim.Optimizer, state: dict
+) -> torch.Tensor | None:
+    """Loads the tensors of a checkpoint that `verify_checkpoint` let pass; returns the sampling weights, if any.
+
+    The settings of the optimizer, its learning rate for one, stay those that it was made with.
+
+    Args:
+        state: what `read_state` returned.
+    """
+    weights = checkpoint / "sampling_weights.safetensors"
+    sampling_weights = load_file(weights)["sampling_weights"] if weights.exists() else None
+    tensors = load_file(checkpoint / "optimizer.safetensors")
+    check_finite(tensors, f"the optimizer's state in {checkpoint}")
     try:
         load_model(model, checkpoint / "model.safetensors")
-        tensors = load_file(checkpoint / "optimizer.safetensors")
-        state = json.loads((checkpoint / "trainer_state.json").read_text())
-        optimizer_state = state.pop("optimizer")
-        values: dict[int, dict] = {}
-        for key, value in {**tensors, **optimizer_state["scalars"]}.items():
-            index, _, name = key.partition(".")
-            values.setdefault(int(index), {})[name] = value
-        optimizer.load_state_dict({"state": values, "param_groups": optimizer_state["param_groups"]})
-        weights = checkpoint / "sampling_weights.safetensors"
-        state["sampling_weights"] = load_file(weights)["sampling_weights"] if weights.exists() else None
+        _load_optimizer(model, optimizer, {**tensors, **state["optimizer_scalars"]})
     except (RuntimeError, ValueError) as error:
         reason, *more = [line.strip() for line in str(error).splitlines() if not line.endswith(":")]
         raise ValueError(
@@ -97,7 +132,21 @@ def load_checkpoint(checkpoint: Path, model: SSLModel, optimizer: torch.optim.Op
             f"resume from it; give the arguments that it was written with: {reason}"
             + (f" (and {len(more)} more)" if more else "")
         ) from error
-    return state
+    check_finite(model.state_dict(), f"the checkpoint {checkpoint}")
+    return sampling_weights
+
+
+def _load_optimizer(model: SSLModel, optimizer: torch.optim.Optimizer, values: dict) -> None:
+    by_parameter: dict[str, dict] = {}
+    for key, value in values.items():
+        parameter_name, _, name = key.rpartition(".")
+        by_parameter.setdefault(parameter_name, {})[name] = value
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state = {i: by_parameter.pop(names[p]) for i, p in enumerate(parameters) if names[p] in by_parameter}
+    if by_parameter:
+        raise ValueError(f"this run does not train {', '.join(list(by_parameter)[:3])}")
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def verify_checkpoint(checkpoint: Path) -> None:
@@ -110,12 +159,20 @@ def verify_checkpoint(checkpoint: Path) -> None:
         manifest = json.loads((checkpoint / MANIFEST).read_text())
     except ValueError as error:
         raise DamagedCheckpointError(f"{checkpoint / MANIFEST} is damaged: {error}") from error
+    if not isinstance(manifest, dict) or not manifest.keys() >= NEEDED_FILES:
+        raise DamagedCheckpointError(f"{checkpoint / MANIFEST} does not name the files of a checkpoint of ssl_hub")
     for name, expected in manifest.items():
         path = checkpoint / name
         if not path.is_file():
             raise DamagedCheckpointError(f"{path} is missing")
         if _fingerprint(path) != expected:
             raise DamagedCheckpointError(f"{path} is not what was written: cut off or changed")
+    state = read_state(checkpoint)
+    missing = STATE_KEYS - (state.keys() if isinstance(state, dict) else set())
+    if missing:
+        raise DamagedCheckpointError(
+            f"{checkpoint / STATE} was written by another version of ssl_hub: it lacks {', '.join(sorted(missing))}"
+        )
 
 
 def find_checkpoint(output_dir: Path, asked: str | None) -> Path | None:
@@ -132,7 +189,7 @@ def find_checkpoint(output_dir: Path, asked: str | None) -> Path | None:
     if asked != "latest":
         verify_checkpoint(Path(asked))
         return Path(asked)
-    checkpoints = list_checkpoints(output_dir)
+    checkpoints = _named_checkpoints(output_dir)
     for candidate in reversed(checkpoints):
         try:
             verify_checkpoint(candidate)
@@ -155,7 +212,7 @@ def check_output_dir(output_dir: Path, asked: str | None) -> None:
         asked: as for `find_checkpoint`.
     """
     traces = [name for name in ("metrics.jsonl", "model.safetensors") if (output_dir / name).exists()]
-    checkpoints = [path.name for path in list_checkpoints(output_dir)]
+    checkpoints = [path.name for path in _named_checkpoints(output_dir)]
     goes_on = asked == "latest" or (asked is not None and Path(asked).resolve().parent == output_dir.resolve())
     if (traces or checkpoints) and not goes_on:
         raise FileExistsError(
@@ -169,17 +226,68 @@ def check_output_dir(output_dir: Path, asked: str | None) -> None:
         )
 
 
+@contextmanager
+def lock_output_dir(output_dir: Path) -> Iterator[None]:
+    """Makes a folder, unless it stays empty, and keeps other runs out of it until this process ends, however it does.
+
+    Raises:
+        BlockingIOError: another run holds it.
+        OSError: nothing can be written there.
+    """
+    path, is_new = output_dir / ".lock", not output_dir.exists()
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        file = _open_locked(path)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        raise OSError(
+            f"nothing can be written to {output_dir}: {error.strerror}; give another --output_dir or make it writable"
+        ) from error
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        file.close()
+        if is_new and not any(output_dir.iterdir()):
+            output_dir.rmdir()
+
+
+def _open_locked(path: Path):
+    while True:
+        file = path.open("a+")
+        try:
+            # Not flock: the workers of a run that was killed would hold that a while longer.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                file.seek(0)
+                raise BlockingIOError(
+                    f"{path.parent} is in use by another run, {file.read()}: wait for its end, or give another "
+                    "--output_dir"
+                ) from error
+            logger.warning("%s cannot be locked (%s): let no second run write there", path.parent, error.strerror)
+            return file
+        # Whoever held the lock may have removed the file in between.
+        if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+            return file
+        file.close()
+
+
 def cut_metrics(path: Path, step: int) -> None:
-    """Drops what a killed run logged after the step that this one resumes from, a half-written line too."""
+    """Drops what a killed run logged after the step that this one resumes from, and lines that are damaged."""
     if not path.exists():
         return
     kept = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(errors="replace").splitlines():
         try:
             if step > 0 and json.loads(line)["step"] <= step:
                 kept.append(line + "\n")
-        except ValueError:
-            break
+        except (ValueError, TypeError, KeyError):
+            continue
     unfinished = path.with_suffix(".unfinished")
     unfinished.write_text("".join(kept))
     unfinished.replace(path)
@@ -187,34 +295,53 @@ def cut_metrics(path: Path, step: int) -> None:
 
 def list_checkpoints(output_dir: Path) -> list[Path]:
     """The `checkpoint-N` folders, by N."""
+    return [path for path in _named_checkpoints(output_dir) if path.is_dir()]
+
+
+def _named_checkpoints(output_dir: Path) -> list[Path]:
+    """All that is called `checkpoint-N`, by N, a file or a dead link too."""
     found = [path for path in output_dir.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    return sorted(found, key=_step)
+    return sorted(found, key=checkpoint_step)
 
 
-def remove_leftovers(output_dir: Path, step: int) -> list[Path]:
-    """Removes what a run that begins at `step` cannot use, and returns the `checkpoint-N` folders among it.
+def clear_the_way(output_dir: Path, step: int) -> Path | None:
+    """Makes room for a run that begins at `step`; returns the folder that later checkpoints were moved to, if any.
 
-    That is what a process left behind that was killed while it saved or removed a checkpoint, and the checkpoints of
-    later steps, damaged or of a run that was given up: counted as the newest ones, they would make the new ones go.
+    Checkpoints of later steps, damaged or of a run that was given up, would count as the newest ones and make the new
+    ones go. They are moved to `superseded-N`, with a copy of the metrics. What a process left behind that was killed
+    while it saved or removed a checkpoint is deleted.
     """
-    later = [path for path in list_checkpoints(output_dir) if _step(path) > step]
-    for path in later:
-        _remove(path)
     for path in output_dir.glob("checkpoint-*.unfinished"):
-        shutil.rmtree(path)
-    return later
+        _delete(path)
+    later = [path for path in _named_checkpoints(output_dir) if checkpoint_step(path) > step]
+    if not later:
+        return None
+    aside = next(path for n in count(1) if not (path := output_dir / f"superseded-{n}").exists())
+    aside.mkdir()
+    if (output_dir / "metrics.jsonl").is_file():
+        shutil.copy(output_dir / "metrics.jsonl", aside)
+    for path in later:
+        path.rename(aside / path.name)
+    return aside
 
 
-def _step(checkpoint: Path) -> int:
+def checkpoint_step(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
 def _remove(checkpoint: Path) -> None:
     # Renamed first: whoever is killed while removing it must not leave half a checkpoint under its name.
     doomed = checkpoint.with_name(f"{checkpoint.name}.unfinished")
-    shutil.rmtree(doomed, ignore_errors=True)
+    _delete(doomed)
     checkpoint.rename(doomed)
-    shutil.rmtree(doomed)
+    _delete(doomed)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _fingerprint(path: Path) -> dict:

@@ -56,6 +56,8 @@ def parameter_groups(model: SSLModel, args: PretrainingArguments, learning_rate:
             "constant_lr": rule.constant_lr,
             "frozen_epochs": rule.frozen_epochs,
         }
+        if args.optim == "lars":
+            settings["always_adapt"] = decay_scale != 0
         if rule.momentum is not None and args.optim == "adamw":
             settings["betas"] = (rule.momentum, args.adam_beta2)
         elif rule.momentum is not None:
@@ -69,7 +71,7 @@ def build_optimizer(model: SSLModel, args: PretrainingArguments, global_batch_si
     """AdamW or SGD of torch, or LARS of timm (arXiv 1708.03888).
 
     `learning_rate = base_learning_rate * global_batch_size / 256` unless it is given. LARS adapts the learning rate of
-    parameters with weight decay.
+    parameters that weight decay is for, which may be 0.
     """
     learning_rate = args.learning_rate
     if learning_rate is None:
@@ -140,17 +142,22 @@ def drop_frozen_gradients(optimizer: torch.optim.Optimizer, progress: Progress) 
                 parameter.grad = None
 
 
+def count_warmup_steps(args: PretrainingArguments, steps_per_epoch: int | None) -> int:
+    """The steps of warm-up; raises `ValueError` for epochs of a stream, None steps long."""
+    if steps_per_epoch is None and (args.lr_milestones or (args.warmup_epochs and args.warmup_steps is None)):
+        raise ValueError(
+            "a streamed dataset has no known epoch: give --warmup_steps instead of warmup_epochs, and no lr_milestones"
+        )
+    if args.warmup_steps is not None:
+        return args.warmup_steps
+    return round(args.warmup_epochs * (steps_per_epoch or 0))
+
+
 def _learning_rate_factor(
     args: PretrainingArguments, total_steps: int, steps_per_epoch: int | None
 ) -> Callable[[int], float]:
     """The factor of the learning rate in the step after so many."""
-    warmup_steps = args.warmup_steps
-    if steps_per_epoch is None and (args.lr_milestones or (args.warmup_epochs and warmup_steps is None)):
-        raise ValueError(
-            "a streamed dataset has no known epoch: give --warmup_steps instead of warmup_epochs, and no lr_milestones"
-        )
-    if warmup_steps is None:
-        warmup_steps = round(args.warmup_epochs * (steps_per_epoch or 0))
+    warmup_steps = count_warmup_steps(args, steps_per_epoch)
     if args.lr_milestones:
         milestones = [float(epoch) * steps_per_epoch for epoch in args.lr_milestones.split(",")]
 

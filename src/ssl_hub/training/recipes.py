@@ -159,7 +159,10 @@ def save_recipe(
     Args:
         arguments: instances of the argument classes; where the run writes and what it starts from are left out.
     """
-    left_out = ("output_dir", "resume_from_checkpoint", "evaluation", "push_to_hub", "hub_model_id", "hub_private_repo")
+    left_out = (
+        *("output_dir", "resume_from_checkpoint", "evaluation", "push_to_hub", "hub_model_id", "hub_private_repo"),
+        "recipe_length",
+    )
     training = {key: value for each in arguments for key, value in vars(each).items() if key not in left_out}
     recipe = {
         "model": {**_own_fields(config), "backbone_config": _own_fields(config.backbone_config)},

@@ -84,8 +84,8 @@ class RunEvaluation:
         allowed = [each for each in evaluators if not each.needs_labels and not each.needs_train_features]
         if self.args.evaluation is not None and (is_streamed or allowed != evaluators):
             raise ValueError(
-                f"--evaluation {self.args.evaluation!r} needs images to evaluate on: name them with --eval_split or "
-                "--validation_dir"
+                "--evaluation needs images to evaluate on: name them with --eval_split or --validation_dir; got only "
+                f"{self.args.evaluation!r}"
             )
         if is_streamed or not allowed:
             return []

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
-from .checkpointing import cut_metrics, list_checkpoints
+from .checkpointing import checkpoint_step, cut_metrics, list_checkpoints
 
 logger = logging.getLogger(__name__)
 
@@ -148,16 +148,27 @@ class RunLog:
         bad_step, *values = found[found[:, 0].argmin()].tolist()
         if math.isfinite(bad_step):
             terms = ", ".join(f"{name} {value:.6g}" for name, value in zip(self.term_names, values, strict=True))
-            self.raise_non_finite(f"the loss was not finite at step {int(bad_step)}: {terms}")
+            self.raise_non_finite(f"the loss was not finite at step {int(bad_step)}: {terms}", int(bad_step) - 1)
 
-    def raise_non_finite(self, what: str) -> NoReturn:
-        good = list_checkpoints(self.output_dir)
+    def raise_non_finite(self, what: str, bad_step: int) -> NoReturn:
+        """Raises `NonFiniteLossError`.
+
+        Args:
+            what: the first half of the sentence.
+            bad_step: the step that made the weights bad; a checkpoint of it is no good, though its values are finite.
+        """
         raise NonFiniteLossError(
-            f"{what}. "
-            + (f"The last good checkpoint is {good[-1]}. " if good else "There is no checkpoint yet. ")
-            + "Usual causes: too high a learning rate or too short a warm-up, fp16 where bf16 or no mixed precision is "
-            "needed, no max_grad_norm."
+            f"{what}. {self.how_to_resume(bad_step)} "
+            "Usual causes: too high a learning rate or too short a warm-up, fp16 where bf16 or no mixed precision is "
+            "needed, no max_grad_norm: a resumed run takes them from its command line."
         )
+
+    def how_to_resume(self, before: float = math.inf) -> str:
+        """Names the last checkpoint of a step `before` this one."""
+        good = [path for path in list_checkpoints(self.output_dir) if checkpoint_step(path) < before]
+        if not good:
+            return "There is no good checkpoint yet: begin anew with another --output_dir."
+        return f"The last good checkpoint is {good[-1]}. Resume from it with --resume_from_checkpoint {good[-1]}."
 
     def _mean_sums(self) -> dict[str, float]:
         """The sums, averaged over the processes."""

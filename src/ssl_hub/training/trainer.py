@@ -4,29 +4,45 @@ import inspect
 import json
 import logging
 import math
+import os
+import signal
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import NoReturn
 
 import datasets
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
+from safetensors import SafetensorError
 
-from ..data.loading import build_train_loader, explain_worker_errors
+from ..data.loading import build_train_loader, close_loader, explain_worker_errors
 from ..data.processing import Normalize, build_image_processor
 from ..data.views import INPUT_KEYS, build_views
-from ..distributed import synchronize_batchnorm
+from ..distributed import average_batchnorm_statistics, synchronize_batchnorm
 from ..evaluation.evaluators import describe_metrics
-from ..hub.publishing import publish
+from ..hub.publishing import check_can_push, publish
 from ..lifecycle import FeatureTable, Progress
-from ..modeling_utils import SSLModel
+from ..modeling_utils import SSLModel, find_non_finite
 from ..modules.clustering import normalized_mutual_information
 from .arguments import DataArguments, ModelArguments, PretrainingArguments
-from .checkpointing import check_output_dir, find_checkpoint, load_checkpoint, remove_leftovers, save_checkpoint
-from .optimization import Schedule, build_optimizer, describe_groups, drop_frozen_gradients
+from .checkpointing import (
+    check_output_dir,
+    clear_the_way,
+    find_checkpoint,
+    load_checkpoint,
+    lock_output_dir,
+    optimizer_state,
+    read_state,
+    save_checkpoint,
+)
+from .interruption import StopSignals
+from .optimization import Schedule, build_optimizer, count_warmup_steps, describe_groups, drop_frozen_gradients
 from .recipes import read_yaml, save_recipe
 from .results import write_results
 from .run_evaluation import RunEvaluation
@@ -80,6 +96,7 @@ class SSLTrainer:
             # Queues, prototypes and tables are equal on all processes by construction.
             kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
         )
+        _check_processes(self.accelerator)
         check_trackers(self.accelerator, args.report_to)
         self.is_main = self.accelerator.is_main_process
         check_output_dir(self.output_dir, args.resume_from_checkpoint)
@@ -112,6 +129,7 @@ class SSLTrainer:
         self.prepared_model, self.prepared_optimizer = self.accelerator.prepare(model, self.optimizer)
         self.identity = self._identity()  # before a save, which completes the model's configuration
         self.log = RunLog(self.output_dir, self.accelerator)
+        self.signals = StopSignals(self.accelerator)
 
         # What a checkpoint holds besides model, optimizer and log.
         self.step, self.epoch, self.step_in_epoch = 0, 0, 0
@@ -143,13 +161,38 @@ class SSLTrainer:
         return isinstance(self.train_dataset, datasets.IterableDataset)
 
     @property
+    def repo_id(self) -> str:
+        return self.args.hub_model_id or self.output_dir.resolve().name
+
+    @property
     def progress(self) -> Progress:
         return Progress(self.step, self.total_steps, self.steps_per_epoch)
 
-    @explain_worker_errors()
     def train(self) -> dict:
-        """Trains to the end, shares the model, and returns the last evaluation."""
-        self._start()
+        """Trains to the end, shares the model, and returns the last evaluation.
+
+        SIGTERM, SIGINT and SIGHUP let the step end, save a checkpoint and raise `SystemExit` with 128 + the signal.
+
+        Raises:
+            NonFiniteLossError: a loss, the weights or what else a checkpoint holds became NaN or infinite.
+            OSError: a file could not be written or read, or another run writes to the same folder.
+        """
+        with lock_output_dir(self.output_dir) if self.is_main else nullcontext():
+            if self.is_main:
+                check_output_dir(self.output_dir, self.args.resume_from_checkpoint)  # now that nobody else writes
+            try:
+                with explain_worker_errors():
+                    self._start()
+                    with self.signals:
+                        self._train_epochs()
+                    return self._finish()
+            except (OSError, SafetensorError) as error:
+                reason = str(error).rstrip(".")
+                raise OSError(f"the run ended after step {self.step}: {reason}. {self.log.how_to_resume()}") from error
+            finally:
+                close_loader(self.loader)
+
+    def _train_epochs(self) -> None:
         self.prepared_model.train()
         accumulation = self.args.gradient_accumulation_steps
         while self.step < self.total_steps:
@@ -174,7 +217,6 @@ class SSLTrainer:
             self.epoch, self.step_in_epoch = self.epoch + 1, 0
             if self.args.checkpointing_steps == "epoch" and self.step > started_at:
                 self._save_checkpoint()
-        return self._finish()
 
     # One epoch, one step
 
@@ -208,12 +250,14 @@ class SSLTrainer:
             else:
                 with self.accelerator.no_sync(self.prepared_model):
                     self._backward(batch, share=1 / len(micro_batches))
-        if self.args.max_grad_norm is not None:
+        if self.args.max_grad_norm:  # as in transformers, 0 is no clipping
             norm = self.accelerator.clip_grad_norm_(self.prepared_model.parameters(), self.args.max_grad_norm)
             self.log.add("grad_norm", norm.detach().double())
         drop_frozen_gradients(self.optimizer, self.progress)
         self.prepared_optimizer.step()
         self.prepared_optimizer.zero_grad()
+        if not self.model.sync_batchnorm:
+            average_batchnorm_statistics(self.model)
         self.step += 1
         self.step_in_epoch += 1
         self.model.end_step(self.progress)
@@ -237,8 +281,20 @@ class SSLTrainer:
             self.log.write_interval(self.step, self.optimizer.param_groups[0]["lr"], epoch)
         if done or (self.args.eval_steps is not None and self.step % self.args.eval_steps == 0):
             self._evaluate()
-        if done or (every != "epoch" and self.step % int(every) == 0):
+        stop = self.signals.agreed()
+        if done or stop or (every != "epoch" and self.step % int(every) == 0):
             self._save_checkpoint()
+        if stop and not done:
+            self._stop(stop)
+
+    def _stop(self, signal_number: int) -> NoReturn:
+        self.log.bar.close()
+        self.log.say(
+            f"stopped by {signal.Signals(signal_number).name} after step {self.step} of {self.total_steps}: to resume "
+            f"from {self.output_dir / f'checkpoint-{self.step}'}, add --resume_from_checkpoint latest"
+        )
+        self.accelerator.end_training()
+        raise SystemExit(128 + signal_number)
 
     def _evaluate(self) -> None:
         if not self.run_evaluation.evaluators:
@@ -259,13 +315,15 @@ class SSLTrainer:
 
     def _start(self) -> None:
         """Resumes, or begins a new run."""
+        if self.is_main and self.args.push_to_hub:
+            check_can_push(self.repo_id, private=self.args.hub_private_repo)
         checkpoint = find_checkpoint(self.output_dir, self.args.resume_from_checkpoint)
         if checkpoint is not None:
             self._resume(checkpoint)
         if self.is_main:
-            self.output_dir.mkdir(parents=True, exist_ok=True)
-            if later := remove_leftovers(self.output_dir, self.step):
-                logger.warning("resuming from step %d, so removed %s", self.step, ", ".join(p.name for p in later))
+            if aside := clear_the_way(self.output_dir, self.step):
+                names = ", ".join(path.name for path in sorted(aside.glob("checkpoint-*")))
+                logger.warning("the run continues from step %d, so %s moved to %s", self.step, names, aside)
             arguments = [self.args] if self.data_args is None else [self.data_args, self.args]
             save_recipe(self.output_dir / "recipe.yaml", self.model.config, self.views, self.evaluation, arguments)
         self.accelerator.wait_for_everyone()
@@ -277,9 +335,11 @@ class SSLTrainer:
             self._evaluate()
 
     def _resume(self, checkpoint: Path) -> None:
-        state = load_checkpoint(checkpoint, self.model, self.optimizer)
+        state = read_state(checkpoint)
+        self._check_resumable(checkpoint, state)
+        self.sampling_weights = load_checkpoint(checkpoint, self.model, self.optimizer, state)
         self.step, self.epoch, self.step_in_epoch = state["step"], state["epoch"], state["step_in_epoch"]
-        self.sampling_weights, self.last_evaluation = state["sampling_weights"], state["last_evaluation"]
+        self.last_evaluation = state["last_evaluation"]
         self.log.load_state(state["log"])
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
@@ -289,15 +349,41 @@ class SSLTrainer:
             for name, value in self.identity.items()
             if before.get(name) != value
         ]
-        if changed:
-            logger.warning("the resumed run differs from the one that wrote %s: %s", checkpoint, "; ".join(changed))
+        if changed and self.is_main:
+            logger.warning(
+                "from here on the run differs from the one that wrote %s: %s", checkpoint, "; ".join(changed)
+            )
         self.log.say(f"resuming from {checkpoint}: step {self.step} of {self.total_steps}")
+
+    def _check_resumable(self, checkpoint: Path, state: dict) -> None:
+        """Refuses what a run cannot change on its way; it takes all other settings from its own arguments."""
+        before, now = state["identity"], self.identity
+        reasons = {
+            "optim": "what the optimizer remembers is of no use to another one",
+            "global_batch_size": "its epochs and steps are counted in batches",
+            "images": "its epochs are counted in images",
+        }
+        for name, reason in reasons.items():
+            if before.get(name) != now[name]:
+                raise ValueError(
+                    f"{checkpoint} was written with {name} {before.get(name)} and this run has {now[name]}: {reason}; "
+                    "resume with what it was written with, or begin another run from its weights with "
+                    f"--model_name_or_path {checkpoint}"
+                )
+        if state["step"] > self.total_steps:
+            raise ValueError(
+                f"{checkpoint} is of step {state['step']} and the run ends at {self.total_steps}: give more "
+                "--max_train_steps or --num_train_epochs, or an earlier checkpoint"
+            )
 
     def _save_checkpoint(self) -> None:
         self.log.check_finite()
-        # A gradient can overflow where the loss did not: the weights are bad before the next loss tells.
-        if not torch.stack([parameter.isfinite().all() for parameter in self.model.parameters()]).all():
-            self.log.raise_non_finite(f"the weights are not finite after step {self.step}")
+        # A gradient can overflow where the loss did not, a running statistic or the optimizer's state alone too.
+        values = self.model.state_dict() | optimizer_state(self.model, self.optimizer)
+        bad = find_non_finite({name: value for name, value in values.items() if isinstance(value, torch.Tensor)})
+        if bad:
+            names = ", ".join(bad[:3]) + (", ..." if len(bad) > 3 else "")
+            self.log.raise_non_finite(f"weights or optimizer are not finite after step {self.step}: {names}", self.step)
         log = self.log.state()
         if self.is_main:
             state = {
@@ -346,8 +432,7 @@ class SSLTrainer:
         self.accelerator.end_training()
         # Last, as it may fail, and may take longer than processes wait for each other.
         if self.is_main and self.args.push_to_hub:
-            repo_id = self.args.hub_model_id or self.output_dir.resolve().name
-            self.log.say(f"shared at {publish(self.output_dir, repo_id, private=self.args.hub_private_repo)}")
+            self.log.say(f"shared at {publish(self.output_dir, self.repo_id, private=self.args.hub_private_repo)}")
         return self.last_evaluation
 
     # Plans
@@ -365,12 +450,35 @@ class SSLTrainer:
                     f"an optimizer step takes {self.global_batch_size} images, and the dataset has "
                     f"{len(self.train_dataset)}: make per_device_train_batch_size or gradient_accumulation_steps smaller"
                 )
-        if args.max_train_steps is not None:
-            self.total_steps = args.max_train_steps
-        elif self.steps_per_epoch is not None:
-            self.total_steps = math.ceil(args.num_train_epochs * self.steps_per_epoch)
-        else:
+        self.total_steps = self._count_steps(args.max_train_steps, args.num_train_epochs)
+        if self.total_steps is None:
             raise ValueError("a streamed dataset has no known length: give --max_train_steps")
+        self._fit_warmup()
+
+    def _count_steps(self, max_train_steps: int | None, num_train_epochs: float) -> int | None:
+        if max_train_steps is not None or self.steps_per_epoch is None:
+            return max_train_steps
+        return math.ceil(num_train_epochs * self.steps_per_epoch)
+
+    def _fit_warmup(self) -> None:
+        """Shortens a recipe's warm-up with the run, where it would be longer; one that was asked for is refused."""
+        warmup = count_warmup_steps(self.args, self.steps_per_epoch)
+        if warmup <= self.total_steps:
+            return
+        planned = self.args.recipe_length and self._count_steps(*self.args.recipe_length)
+        if not planned or warmup > planned:
+            raise ValueError(
+                f"the warm-up of {warmup} steps is longer than the run of {self.total_steps}, whose learning rate would "
+                "never be reached: give a smaller --warmup_steps or --warmup_epochs, or a longer run"
+            )
+        fitted = round(self.total_steps * warmup / planned)
+        self.args = replace(self.args, warmup_steps=fitted)
+        if self.is_main:
+            logger.warning(
+                "the recipe's warm-up of %d steps is longer than this run of %d, so it is shortened with it: from %d of "
+                "%d steps to %d; --warmup_steps sets another",
+                *(warmup, self.total_steps, warmup, planned, fitted),
+            )
 
     def _identity(self) -> dict:
         """What a resumed run has to have in common with the first one to end like it, as JSON."""
@@ -392,6 +500,19 @@ class SSLTrainer:
     def _seed(self, stream: int, number: int, process_index: int) -> None:
         entropy = [self.args.seed, stream, number, process_index]
         torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]))
+
+
+def _check_processes(accelerator: Accelerator) -> None:
+    """Refuses what Accelerate would do in another way than it was told."""
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched != accelerator.num_processes:
+        raise ValueError(
+            f"the launcher started {launched} processes (WORLD_SIZE), and Accelerate sees {accelerator.num_processes}, so "
+            "that each would train alone: to train on CPUs set the environment variable ACCELERATE_USE_CPU=true, "
+            "otherwise unset WORLD_SIZE"
+        )
+    if accelerator.device.type == "cpu" and accelerator.mixed_precision == "fp16":
+        raise ValueError("fp16 needs a GPU and this run is on the CPU: give --mixed_precision bf16 or no")
 
 
 def _input_names(model: SSLModel, views: list[dict]) -> list[str]:

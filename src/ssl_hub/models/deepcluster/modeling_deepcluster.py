@@ -105,7 +105,7 @@ class DeepClusterModel(SobelInput, ClusteringModel):
         return self.classify(self.project(pixel_values), indices)
 
     def project(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        return self._backbone_features(pixel_values).pooler_output
+        return self.extract_features(pixel_values).pooler_output
 
     def clustered(self, projections: torch.Tensor) -> torch.Tensor:
         return whiten(to_float32(projections), self.memory.mean, self.memory.projection)

@@ -63,7 +63,7 @@ class ODCModel(ClusteringModel):
         return outputs
 
     def project(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        return self.neck(self._backbone_features(pixel_values).pooler_output)
+        return self.neck(self.extract_features(pixel_values).pooler_output)
 
     def clustered(self, projections: torch.Tensor) -> torch.Tensor:
         return normalize(projections)

@@ -93,6 +93,7 @@ class SwAVQueue(nn.Module):
     @torch.no_grad()
     def push(self, crop: int, projections: torch.Tensor, is_open: torch.Tensor) -> None:
         new = gather(projections.to(self.vectors.dtype))
+        is_open = is_open & new.isfinite().all()  # a bad batch must not stay in the queue
         moved = torch.cat([new, self.vectors[crop]])[: self.vectors.shape[1]]
         self.vectors[crop] = torch.where(is_open, moved, self.vectors[crop])
 
@@ -159,6 +160,14 @@ class SwAVModel(JointEmbeddingModel):
             terms = [-(assignments * log_probabilities[v]).sum(dim=1).mean() for v in others]
             loss = loss + sum(terms) / len(terms)
         return loss / config.num_large_crops
+
+    def begin_run(self, num_samples: int | None) -> None:
+        size, processes = self.config.queue_size, num_processes()
+        if size % processes != 0:
+            raise ValueError(
+                f"queue_size must be a multiple of the number of processes, {processes}, which share the queue: got "
+                f"{size}; near it is {max(size // processes, 1) * processes}"
+            )
 
     def begin_step(self, progress: Progress) -> None:
         config = self.config
