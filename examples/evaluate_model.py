@@ -58,7 +58,7 @@ class EvaluationArguments:
     dataset_name: str = field(metadata={"help": "A folder of images, 'digits', or any dataset that pretraining takes."})
     output_dir: str = field(default="evaluation", metadata={"help": "Where the report goes."})
     protocols: str = field(
-        default="knn,linear,label_free",
+        default="knn,linear,clustering,label_free",
         metadata={"help": "By comma, or with options as YAML: '[{type: knn, k: 200}, {type: label_free}]'."},
     )
     baselines: str = field(
@@ -183,7 +183,7 @@ def parse_protocols(text: str) -> list[dict]:
 
 
 def describe_protocol(evaluator: Evaluator) -> str:
-    text = ", ".join(f"{name} {value}" for name, value in asdict(evaluator).items())
+    text = ", ".join(f"{name} {value}" for name, value in asdict(evaluator).items() if value is not None)
     return evaluator.type + (f" ({text})" if text else "")
 
 
