@@ -28,6 +28,7 @@ from ssl_hub.evaluation.embeddings import extract_embeddings, readable_rows
 from ssl_hub.evaluation.evaluators import Evaluator, build_evaluators, describe_metrics
 from ssl_hub.evaluation.feature_models import load_feature_model, pixel_baseline, untrained_model
 from ssl_hub.evaluation.knn import KNNEvaluator, knn_classify
+from ssl_hub.field_types import NonNegativeInt, PositiveInt, check_fields
 from ssl_hub.hub.evaluation_report import EvaluationReport, ModelReport
 from ssl_hub.hub.model_card import add_eval_results, build_eval_results
 from ssl_hub.modeling_utils import SSLModel
@@ -57,7 +58,7 @@ class EvaluationArguments:
     dataset_name: str = field(metadata={"help": "A folder of images, 'digits', or any dataset that pretraining takes."})
     output_dir: str = field(default="evaluation", metadata={"help": "Where the report goes."})
     protocols: str = field(
-        default="knn,linear,label_free",
+        default="knn,linear,clustering,label_free",
         metadata={"help": "By comma, or with options as YAML: '[{type: knn, k: 200}, {type: label_free}]'."},
     )
     baselines: str = field(
@@ -73,8 +74,13 @@ class EvaluationArguments:
         metadata={"help": "Of a ViT: the class token or the mean of the patches.", "choices": ["cls", "mean"]},
     )
     map_method: str = field(default="tsne", metadata={"help": "Of the map of images.", "choices": ["tsne", "umap"]})
-    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Images a process and forward pass."})
-    dataloader_num_workers: int = field(default=0, metadata={"help": "Processes that decode, for each that embeds."})
+    per_device_eval_batch_size: PositiveInt = field(default=64, metadata={"help": "Images a process and forward pass."})
+    dataloader_num_workers: NonNegativeInt = field(
+        default=0, metadata={"help": "Processes that decode, for each that embeds."}
+    )
+
+    def __post_init__(self):
+        check_fields(self, "--")
 
 
 @dataclass
@@ -177,7 +183,7 @@ def parse_protocols(text: str) -> list[dict]:
 
 
 def describe_protocol(evaluator: Evaluator) -> str:
-    text = ", ".join(f"{name} {value}" for name, value in asdict(evaluator).items())
+    text = ", ".join(f"{name} {value}" for name, value in asdict(evaluator).items() if value is not None)
     return evaluator.type + (f" ({text})" if text else "")
 
 

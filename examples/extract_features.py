@@ -30,6 +30,7 @@ from ssl_hub.evaluation.embeddings import (
     readable_rows,
 )
 from ssl_hub.evaluation.feature_models import load_feature_model
+from ssl_hub.field_types import NonNegativeInt, PositiveInt, check_fields
 from ssl_hub.printing import name_some, printable, printable_lines, set_up_logging
 from ssl_hub.visualization.embeddings import plot_neighbors
 from ssl_hub.visualization.model_pictures import RowImages
@@ -52,13 +53,18 @@ class ExtractionArguments:
     )
     dtype: str = field(default="float32", metadata={"help": "What the features are stored as.", "choices": DTYPES})
     patch_tokens: bool = field(default=False, metadata={"help": "Store the features of every patch besides."})
-    per_device_batch_size: int = field(default=64, metadata={"help": "Images a process and forward pass."})
-    dataloader_num_workers: int = field(default=0, metadata={"help": "Processes that decode, for each that embeds."})
-    rows_per_shard: int = field(default=4096, metadata={"help": "Images after which what is done is kept."})
+    per_device_batch_size: PositiveInt = field(default=64, metadata={"help": "Images a process and forward pass."})
+    dataloader_num_workers: NonNegativeInt = field(
+        default=0, metadata={"help": "Processes that decode, for each that embeds."}
+    )
+    rows_per_shard: PositiveInt = field(default=4096, metadata={"help": "Images after which what is done is kept."})
     save_index: bool = field(default=False, metadata={"help": "Keep the faiss index, as output_dir.faiss."})
     neighbors: str | None = field(default=None, metadata={"help": "An image file whose nearest neighbours to show."})
-    num_neighbors: int = field(default=8, metadata={"help": "How many of them."})
+    num_neighbors: PositiveInt = field(default=8, metadata={"help": "How many of them."})
     neighbors_file: str = field(default="neighbors.png", metadata={"help": "Where their picture goes."})
+
+    def __post_init__(self):
+        check_fields(self, "--")
 
 
 def main():

@@ -122,6 +122,12 @@ def test_options_recipes_and_links_exist(page):
         HfArgumentParser(ARGUMENT_CLASSES),
     )
     known = {option for parser in parsers for action in parser._actions for option in action.option_strings}
+    for example, arguments in (
+        ("evaluate_model.py", "EvaluationArguments"),
+        ("extract_features.py", "ExtractionArguments"),
+    ):
+        parser = HfArgumentParser(runpy.run_path(str(REPOSITORY / "examples" / example))[arguments])
+        known |= {option for action in parser._actions for option in action.option_strings}
     for example in ("convert_checkpoint.py", "run_linear_probe.py", "visualize_reconstruction.py"):
         known |= set(OPTIONS.findall((REPOSITORY / "examples" / example).read_text()))
     assert set(OPTIONS.findall(text)) <= known

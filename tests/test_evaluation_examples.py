@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -133,9 +134,10 @@ DIGITS = [str(i) for i in range(10)]
             "--num_neighbors must be from 1 to 30",
         ),
         ("extract_features.py", {"neighbors": "none.png"}, "none.png"),
-        ("extract_features.py", {"model_name_or_path": "no/such/model"}, "'no/such/model' cannot be loaded"),
+        ("extract_features.py", {"model_name_or_path": "no/such/model"}, "there is no model folder no/such/model"),
+        ("extract_features.py", {"per_device_batch_size": 0}, "--per_device_batch_size must be .*at least 1"),
         ("extract_features.py", {"output_dir": "some"}, "some exists and holds no embeddings"),
-        ("evaluate_model.py", {"model_name_or_path": "some"}, "the model 'some' cannot be loaded"),
+        ("evaluate_model.py", {"model_name_or_path": "some"}, "the model some cannot be loaded"),
         ("evaluate_model.py", {"protocols": "knn,probing"}, "there is no evaluation 'probing'"),
         ("evaluate_model.py", {"protocols": "[{type: knn"}, "is not YAML"),
         ("evaluate_model.py", {"baselines": "random"}, "--baselines takes pixels, untrained or none; got random"),
@@ -144,12 +146,12 @@ DIGITS = [str(i) for i in range(10)]
         (
             "evaluate_model.py",
             lambda folder: with_labels(folder, "null", test=([None] * 2 + [1] * 28, DIGITS)),
-            "2 of the 30 images of the split 'test' have no label",
+            "'knn' needs labels, and the evaluation split has none",
         ),
         (
             "evaluate_model.py",
-            lambda folder: with_labels(folder, "renamed", test=([1] * 30, ["cat", *DIGITS[1:]])),
-            "the classes of 'train' and 'test' differ, .*: 0, cat",
+            lambda folder: with_labels(folder, "renamed", test=([1] * 30, ["cat", "dog"])),
+            "'knn' needs labels, and the evaluation split has none",
         ),
     ],
 )
@@ -160,13 +162,25 @@ def test_user_errors(run, folder, example, options, message):
         run(example, **{"model_name_or_path": "model", **options})
 
 
+def test_classes_are_matched_by_their_names(run, folder, tmp_path):
+    # The same labels, numbered the other way round.
+    some = datasets.load_from_disk(str(folder / "some"))
+    turned = [9 - label for label in some["test"]["label"]]
+    accuracies = []
+    for options in ({"dataset_name": "some"}, with_labels(folder, "turned", test=(turned, DIGITS[::-1]))):
+        run("evaluate_model.py", model_name_or_path="model", baselines="none", protocols="knn", **options)
+        accuracies.append(json.loads((tmp_path / "out" / "results.json").read_text())["models"]["model"])
+        shutil.rmtree(tmp_path / "out")
+    assert accuracies[0] == accuracies[1]
+
+
 def test_a_model_that_has_diverged(run, folder):
     model, processor = load_feature_model(folder / "model")
     with torch.no_grad():
         model.backbone.layernorm.weight.fill_(torch.nan)
     model.save_pretrained(folder / "diverged")
     processor.save_pretrained(folder / "diverged")
-    with pytest.raises(SystemExit, match="error: the model 'diverged' cannot be loaded .*holds NaN or infinity"):
+    with pytest.raises(SystemExit, match="error: the model diverged cannot be loaded: .*holds NaN or infinity"):
         run("evaluate_model.py", model_name_or_path="diverged")
 
 

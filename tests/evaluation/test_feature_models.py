@@ -118,7 +118,7 @@ def broken_file(folder):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda folder: folder, "cannot be loaded .*: give the folder of a run, a folder or Hub id"),
+        (lambda folder: folder, "there is no model folder"),
         (broken_file, "cannot be loaded"),
         (lacking_weights, r"lacks or does not fit \d+ tensors of its backbone, such as .*random weights"),
         (text_model, "it takes input_ids, not images alone"),
@@ -126,5 +126,5 @@ def broken_file(folder):
     ],
 )
 def test_what_cannot_be_loaded(make, message, tmp_path):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, OSError), match=message):
         load_feature_model(make(tmp_path / "model"))
