@@ -102,7 +102,7 @@ def explain_worker_errors() -> Iterator[None]:
         raise ChildProcessError(
             f"{str(error.__cause__ or error).strip()} Most likely memory ran out: the main memory, or the shared one "
             "(/dev/shm; `docker run --shm-size`). Give the run more or make --dataloader_num_workers or "
-            "--per_device_train_batch_size smaller, and go on with --resume_from_checkpoint latest."
+            "--per_device_train_batch_size smaller, and resume with --resume_from_checkpoint latest."
         ) from error
     except (ValueError, OSError) as error:
         if not str(error).startswith("Caught ") or "in DataLoader worker process" not in str(error):
