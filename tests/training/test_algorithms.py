@@ -71,6 +71,7 @@ def test_loss_chunk_size(tmp_path):
     trainer = build_trainer("simclr", tmp_path / "a", loss_chunk_size=4)
     sizes = []
     trainer.model.backbone.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    trainer.output_dir.mkdir()
     trainer._start()
     trainer.model.train()
     sizes.clear()

@@ -101,7 +101,7 @@ def test_another_dataset(name, tmp_path):
     trainer = build_trainer(
         name, tmp_path / "second", other, resume_from_checkpoint=str(tmp_path / "first/checkpoint-4")
     )
-    with pytest.raises(ValueError, match="memory holds 64 images and this run's 80 images. .*--model_name_or_path"):
+    with pytest.raises(ValueError, match="written with images 64 and this run has 80: .*--model_name_or_path"):
         trainer.train()
     for number, folder in enumerate(("first", "first/checkpoint-4")):
         model = AutoModelForPreTraining.from_pretrained(tmp_path / folder)
