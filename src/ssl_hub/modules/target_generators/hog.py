@@ -77,13 +77,16 @@ class HOGTargets(TargetGenerator):
         return patches.flatten(2).transpose(1, 2)
 
     def render(self, targets: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Draws each histogram as lines across its cell, along the edges it describes and as bright as its bins."""
+        """Draws each histogram as lines across its cell, along the edges it describes, as bright as its squared bins.
+
+        A histogram has the norm 1, so that a single direction is a bright line and no direction a grey spot.
+        """
         size, num_bins = self.settings["cell_size"], self.settings["num_bins"]
         positions = torch.arange(size, device=targets.device) - (size - 1) / 2
         angles = (torch.arange(num_bins, device=targets.device) + 0.5) * torch.pi / num_bins
         distances = positions * angles.sin()[:, None, None] + positions[:, None] * angles.cos()[:, None, None]
         lines = torch.exp(-((distances / (size / 8)) ** 2) / 2)
         cells = targets.transpose(1, 2).unflatten(2, self.grid(pixel_values))
-        cells = F.pixel_shuffle(cells, self.cells).unflatten(1, (self.num_channels, num_bins)).clamp(min=0)
+        cells = F.pixel_shuffle(cells, self.cells).unflatten(1, (self.num_channels, num_bins)).clamp(min=0).square()
         pictures = torch.einsum("bckhw,kyx->bchywx", cells, lines)
         return pictures.flatten(2, 3).flatten(3, 4)
