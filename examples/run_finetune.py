@@ -1,4 +1,4 @@
-"""Trains a whole model to classify images, by a published protocol or by arguments of one's own.
+"""Trains a whole model to classify images, by a published protocol or by your own arguments.
 
     accelerate launch examples/run_finetune.py --model_name_or_path out --recipe finetune-vit-base-100e \
       --dataset_name imagenet-1k --eval_split validation --output_dir finetuned

@@ -235,7 +235,7 @@ def parse_arguments(
                 + (f"; near it: {', '.join(near)}" if near else "")
             )
     defaults = dict(recipe.training)
-    if known.train_dir is not None:  # one's own images take the place of the recipe's dataset
+    if known.train_dir is not None:  # the user's images take the place of the recipe's dataset
         for name in ("dataset_name", "eval_split"):
             defaults.pop(name, None)
     parser.set_defaults(**defaults)
