@@ -94,7 +94,11 @@ class MaskedPatchModel(SSLModel):
 
 
 class MaskedTargetModel(MaskedPatchModel):
-    """Base of the algorithms that predict of masked patches what a target generator makes of them."""
+    """Base of the algorithms that predict of masked patches what a target generator makes of them.
+
+    A subclass implements `_predict_patches(pixel_values, bool_masked_pos)`, which returns the mask `(B, num_patches)`, the
+    indices of the masked patches `(B, M)`, predictions `(B, M, size)`, and what else its loss needs; or `predict`.
+    """
 
     config: MaskedTargetConfig
 
@@ -113,6 +117,18 @@ class MaskedTargetModel(MaskedPatchModel):
             check_floats(target_pixel_values, "target_pixel_values")
         targets = self.target_generator(pixel_values, target_pixel_values)
         return take_patches(targets, masked_patches) if targets.ndim == 3 else targets.gather(1, masked_patches)
+
+    @torch.no_grad()
+    def predict(
+        self,
+        pixel_values: torch.Tensor,
+        bool_masked_pos: torch.Tensor | None = None,
+        target_pixel_values: torch.Tensor | None = None,
+    ) -> PatchPredictionOutput:
+        """`mode="predict"`: what is predicted of the masked patches. Takes what `mode="loss"` takes."""
+        mask, masked_patches, prediction, *_ = self._predict_patches(pixel_values, bool_masked_pos)
+        target = self.masked_targets(pixel_values, target_pixel_values, masked_patches)
+        return self.prediction_output(pixel_values, prediction, target, mask, masked_patches)
 
     def prediction_output(
         self,
@@ -193,18 +209,6 @@ class MaskTokenModel(MaskedTargetModel):
         _, masked_patches, prediction = self._predict_patches(pixel_values, bool_masked_pos)
         loss = target_loss(prediction, self.masked_targets(pixel_values, target_pixel_values, masked_patches))
         return SSLLossOutput(loss=loss, losses={"main": loss.detach()})
-
-    @torch.no_grad()
-    def predict(
-        self,
-        pixel_values: torch.Tensor,
-        bool_masked_pos: torch.Tensor | None = None,
-        target_pixel_values: torch.Tensor | None = None,
-    ) -> PatchPredictionOutput:
-        """`mode="predict"`: what is predicted of the masked patches. Takes what `mode="loss"` takes."""
-        mask, masked_patches, prediction = self._predict_patches(pixel_values, bool_masked_pos)
-        target = self.masked_targets(pixel_values, target_pixel_values, masked_patches)
-        return self.prediction_output(pixel_values, prediction, target, mask, masked_patches)
 
     def _predict_patches(self, pixel_values, bool_masked_pos):
         mask, _, masked_patches = self.split_patches(pixel_values, bool_masked_pos)

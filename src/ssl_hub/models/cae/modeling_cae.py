@@ -27,7 +27,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from ...lifecycle import Progress
 from ...modeling_masked_image import MaskedTargetModel
-from ...modeling_outputs import PatchPredictionOutput, SSLLossOutput
+from ...modeling_outputs import SSLLossOutput
 from ...modeling_utils import SSLForImageClassification
 from ...modules.backbones import PlainCheckpointMixin, explain_failure
 from ...modules.losses import in_float32, target_loss
@@ -314,18 +314,6 @@ class CAEModel(MaskedTargetModel):
         main = target_loss(prediction, target)
         alignment = self.config.alignment_weight * alignment_loss(latent, encoded)
         return SSLLossOutput(loss=main + alignment, losses={"main": main.detach(), "alignment": alignment.detach()})
-
-    @torch.no_grad()
-    def predict(
-        self,
-        pixel_values: torch.Tensor,
-        bool_masked_pos: torch.Tensor | None = None,
-        target_pixel_values: torch.Tensor | None = None,
-    ) -> PatchPredictionOutput:
-        """`mode="predict"`: tokens of the removed patches, and how many are right. Takes what `mode="loss"` takes."""
-        mask, masked_patches, prediction, _ = self._predict_patches(pixel_values, bool_masked_pos)
-        target = self.masked_targets(pixel_values, target_pixel_values, masked_patches)
-        return self.prediction_output(pixel_values, prediction, target, mask, masked_patches)
 
     def end_step(self, progress: Progress) -> None:
         # In the authors' code the teacher takes over the weights that the step started from: it is a step older.
