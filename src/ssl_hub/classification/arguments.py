@@ -4,8 +4,6 @@ import argparse
 import sys
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
-from importlib import resources
-from pathlib import Path
 from typing import Literal, get_type_hints
 
 from transformers import HfArgumentParser, TrainingArguments
@@ -20,7 +18,7 @@ from ..field_types import (
     check_fields,
     check_value,
 )
-from ..training.recipes import read_yaml
+from ..training.recipes import list_yaml_files, read_recipe_file
 from .data import LabelledDataArguments
 
 
@@ -137,8 +135,7 @@ Arguments = tuple[ClassifierArguments, AugmentationArguments, LabelledDataArgume
 
 def list_protocols() -> list[str]:
     """The names of the published protocols that are recipes."""
-    files = (path.name for path in resources.files("ssl_hub.classification.recipes").iterdir())
-    return sorted(name.removesuffix(".yaml") for name in files if name.endswith(".yaml"))
+    return list_yaml_files("ssl_hub.classification.recipes")
 
 
 def load_protocol(name_or_file: str, extended_by: tuple[str, ...] = ()) -> dict:
@@ -147,22 +144,7 @@ def load_protocol(name_or_file: str, extended_by: tuple[str, ...] = ()) -> dict:
     Args:
         extended_by: the recipes on the way here, from the first one.
     """
-    if name_or_file in extended_by:
-        raise ValueError(f"a recipe cannot extend itself; got {' -> '.join([*extended_by, name_or_file])}")
-    names = list_protocols()
-    if name_or_file in names:
-        text = (resources.files("ssl_hub.classification.recipes") / f"{name_or_file}.yaml").read_text()
-    elif Path(name_or_file).is_file():
-        text = Path(name_or_file).read_text(encoding="utf-8")
-    else:
-        near = get_close_matches(name_or_file, names, n=3) or names
-        raise ValueError(
-            f"there is no recipe {name_or_file!r} of a classifier and no such file; near it: {', '.join(near)}"
-        )
-    try:
-        content = read_yaml(text)
-    except ValueError as error:
-        raise ValueError(f"recipe {name_or_file} is not YAML: {error}") from error
+    content = read_recipe_file(name_or_file, "ssl_hub.classification.recipes", extended_by, " of a classifier")
     if not isinstance(content, dict):
         raise ValueError(f"recipe {name_or_file} must hold arguments by their names, got {content!r}")
     parent = content.pop("extends", None)

@@ -58,7 +58,12 @@ class Recipe:
 
 def list_recipes() -> list[str]:
     """The names of ssl_hub's own recipes."""
-    files = (path.name for path in resources.files("ssl_hub.recipes").iterdir())
+    return list_yaml_files("ssl_hub.recipes")
+
+
+def list_yaml_files(package: str) -> list[str]:
+    """The names, without their ends, of the YAML files of a package."""
+    files = (path.name for path in resources.files(package).iterdir())
     return sorted(name.removesuffix(".yaml") for name in files if name.endswith(".yaml"))
 
 
@@ -98,6 +103,35 @@ def read_yaml(text: str) -> Any:
         raise ValueError(" ".join(str(error).split())) from error
 
 
+def read_recipe_file(name_or_file: str, package: str, extended_by: tuple[str, ...], kind: str = "") -> Any:
+    """What the YAML file of a package, or of a path, holds; the errors that all kinds of recipes have are raised here.
+
+    Args:
+        extended_by: the recipes on the way here, from the first one.
+        kind: what a missing one is said to be of, such as " of a classifier".
+    """
+    if name_or_file in extended_by:
+        raise ValueError(f"a recipe cannot extend itself; got {' -> '.join([*extended_by, name_or_file])}")
+    names = list_yaml_files(package)
+    if name_or_file in names:
+        text = (resources.files(package) / f"{name_or_file}.yaml").read_text()
+    elif Path(name_or_file).is_file():
+        try:
+            text = Path(name_or_file).read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"recipe {name_or_file} is no text in UTF-8: {error.reason}") from error
+    else:
+        near = get_close_matches(name_or_file, names, n=5, cutoff=0.5)
+        raise ValueError(
+            f"there is no recipe {name_or_file!r}{kind} and no such file; "
+            + (f"near it: {', '.join(near)}" if near else f"the recipes are {', '.join(names)}")
+        )
+    try:
+        return read_yaml(text)
+    except ValueError as error:
+        raise ValueError(f"recipe {name_or_file} is not YAML: {error}") from error
+
+
 def load_recipe(name_or_file: str, extended_by: tuple[str, ...] = ()) -> Recipe:
     """Reads a recipe of ssl_hub by its name, or any by the path of its `.yaml` file.
 
@@ -107,26 +141,7 @@ def load_recipe(name_or_file: str, extended_by: tuple[str, ...] = ()) -> Recipe:
     Args:
         extended_by: the recipes on the way here, from the first one.
     """
-    if name_or_file in extended_by:
-        raise ValueError(f"a recipe cannot extend itself; got {' -> '.join([*extended_by, name_or_file])}")
-    names = list_recipes()
-    if name_or_file in names:
-        text = (resources.files("ssl_hub.recipes") / f"{name_or_file}.yaml").read_text()
-    elif Path(name_or_file).is_file():
-        try:
-            text = Path(name_or_file).read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"recipe {name_or_file} is no text in UTF-8: {error.reason}") from error
-    else:
-        near = get_close_matches(name_or_file, names, n=5, cutoff=0.5)
-        raise ValueError(
-            f"there is no recipe {name_or_file!r} and no such file; "
-            + (f"near it: {', '.join(near)}" if near else f"the recipes are {', '.join(names)}")
-        )
-    try:
-        content = read_yaml(text)
-    except ValueError as error:
-        raise ValueError(f"recipe {name_or_file} is not YAML: {error}") from error
+    content = read_recipe_file(name_or_file, "ssl_hub.recipes", extended_by)
     if not isinstance(content, dict):
         given = "nothing" if content is None else f"a {type(content).__name__}"
         raise ValueError(f"recipe {name_or_file} holds {given}, not sections ({', '.join(SECTIONS)})")
