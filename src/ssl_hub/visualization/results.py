@@ -70,7 +70,8 @@ def plot_comparison(
     Raises:
         ValueError: no model, or none has a known metric.
     """
-    names = [name for name in METRICS if any(name in values for values in results.values())]
+    # In the order of the results: that of METRICS depends on which protocol was imported first.
+    names = [name for name in dict.fromkeys(name for values in results.values() for name in values) if name in METRICS]
     if not names:
         raise ValueError("there is no result to draw: run at least one protocol")
     models = list(results)
