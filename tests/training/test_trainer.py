@@ -16,6 +16,7 @@ from transformers import AutoImageProcessor, AutoModel, AutoModelForPreTraining,
 
 from ssl_hub import modeling_masked_image
 from ssl_hub.data.datasets import load_image_dataset
+from ssl_hub.modeling_utils import SSLModel
 from ssl_hub.models.mae import modeling_mae
 from ssl_hub.training.arguments import PretrainingArguments, parse_arguments
 from ssl_hub.training.checkpointing import list_checkpoints
@@ -380,7 +381,7 @@ def test_another_run_is_not_written_over(tmp_path, trace):
 
 
 def test_an_algorithm_without_predict_trains_to_the_end(tmp_path, monkeypatch):
-    monkeypatch.delattr(modeling_mae.MAEModel, "predict")
+    monkeypatch.setattr(modeling_mae.MAEModel, "predict", SSLModel.predict)
     build_trainer(tmp_path, max_train_steps=1).train()
     assert (tmp_path / "README.md").is_file() and not (tmp_path / "reconstruction.png").exists()
 
