@@ -20,6 +20,8 @@ from ssl_hub.data.views import View
 # seed. The trainer's streams are small numbers.
 _ORDER_STREAM = int.from_bytes(b"orde", "big")
 _VIEW_STREAM = int.from_bytes(b"view", "big")
+# The epoch of views that are not those of any.
+_NO_EPOCH = 2**32 - 1
 
 
 def build_train_loader(
@@ -321,6 +323,24 @@ def collate(samples: list[dict]) -> dict:
         "indices": torch.tensor([sample["index"] for sample in batch]),
         "unreadable": unreadable,
     }
+
+
+def build_view_loader(
+    dataset: datasets.Dataset, views: Sequence[View], rows: range, *, batch_size: int, seed: int, num_workers: int = 0
+) -> DataLoader:
+    """Load views of some rows of a dataset in their order, the same each time: batches as `collate` makes them.
+
+    The row of an image that cannot be read shows another one, as its `indices` say.
+    """
+    keys = [ViewKey(_NO_EPOCH, row) for row in rows]
+    return DataLoader(
+        ViewDataset(dataset, views, seed),
+        batch_sampler=[keys[start : start + batch_size] for start in range(0, len(keys), batch_size)],
+        collate_fn=collate,
+        num_workers=num_workers,
+        worker_init_fn=_outlive_stop_signals,
+        generator=torch.Generator(),
+    )
 
 
 def build_eval_loader(

@@ -14,9 +14,22 @@ for _module in pkgutil.iter_modules(importlib.import_module(__package__).__path_
     if _module.name not in ("evaluators", "metrics"):
         importlib.import_module(f".{_module.name}", __package__)
 
-__all__ = ["DEFAULT_EVALUATION", "EVALUATORS", "METRICS", "Evaluator", "Metric", "build_evaluators", "describe_metrics"]
+__all__ = [
+    "ACCURACY_BASELINES",
+    "DEFAULT_EVALUATION",
+    "EVALUATORS",
+    "METRICS",
+    "Evaluator",
+    "Metric",
+    "build_evaluators",
+    "check_metric",
+    "describe_metrics",
+]
 
 DEFAULT_EVALUATION = [{"type": "knn"}, {"type": "label_free"}]
+
+# What accuracies are shown beside, by the name that logs have: `chance_accuracy` is that of naming the most frequent class.
+ACCURACY_BASELINES = {"chance_accuracy": "chance", "pixel_knn_accuracy": "kNN of pixels"}
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +42,7 @@ def build_evaluators(
     has_eval_labels: bool = True,
     has_train_labels: bool = True,
     has_train_features: bool = True,
+    has_train_batches: bool = True,
 ) -> list[Evaluator]:
     """Builds the evaluators of a recipe's `evaluation` section.
 
@@ -38,6 +52,7 @@ def build_evaluators(
             does not allow is left out, with a warning.
         has_eval_labels, has_train_labels: whether the evaluation and the training set have labels.
         has_train_features: whether the training images can be evaluated: those of a stream cannot.
+        has_train_batches: whether a model is being trained, for the online probe.
 
     Raises:
         ValueError: an unknown protocol or option, an option out of range, a protocol that is there twice, or one that
@@ -46,11 +61,14 @@ def build_evaluators(
     allowed = []
     for evaluator in [_build(spec) for spec in _check_specs(DEFAULT_EVALUATION if specs is None else specs)]:
         lacks = None
-        if evaluator.needs_train_features and not has_train_features:
+        trains = evaluator.needs_train_features or evaluator.input == "scores"
+        if evaluator.input == "scores" and not has_train_batches:
+            lacks = "the batches of a pretraining run: name it there, by --evaluation"
+        elif trains and not has_train_features:
             lacks = "the training images by index, and they are streamed: load them without --streaming"
         elif evaluator.needs_labels and not has_eval_labels:
             lacks = f"labels, and the evaluation split has none: {_LABELS_ARE}"
-        elif evaluator.needs_labels and evaluator.needs_train_features and not has_train_labels:
+        elif evaluator.needs_labels and trains and not has_train_labels:
             lacks = f"labels, and the training split has none: {_LABELS_ARE}"
         if lacks is None:
             allowed.append(evaluator)
@@ -59,6 +77,20 @@ def build_evaluators(
         else:
             raise ValueError(f"the evaluation {evaluator.type!r} needs {lacks}, or leave {evaluator.type!r} out")
     return allowed
+
+
+def check_metric(name: str, evaluators: Iterable[Evaluator] | None = None) -> None:
+    """Raises `ValueError` unless there is a metric of this name, and one of the evaluators, if given, computes it."""
+    if name not in METRICS:
+        raise ValueError(f"there is no metric {name!r}; {_near(name, METRICS)}")
+    if evaluators is not None:
+        computed = [metric for evaluator in evaluators for metric in evaluator.metrics]
+        if name not in computed:
+            source = next(each.type for each in EVALUATORS.values() if name in each.metrics)
+            raise ValueError(
+                f"no evaluation of this run computes {name!r}; it has {', '.join(computed) or 'none'}, and {name!r} comes "
+                f"with {{type: {source}}}, which --evaluation names"
+            )
 
 
 def describe_metrics(metrics: dict[str, float]) -> str:

@@ -57,7 +57,7 @@ def extract_features(
     features: list[Tensor] = []
     others: dict[str, list[Tensor]] = {"labels": [], "indices": []}
     unreadable: list[str] = []
-    with _evaluation(model):
+    with evaluation_mode(model):
         for batch in loader:
             unreadable += batch.get("unreadable", [])
             if len(batch["pixel_values"]) > 0:  # else none of its images could be read
@@ -107,7 +107,7 @@ def extract_feature_table(
     """
     device = device or next(model.parameters()).device
     table = FeatureTable(torch.zeros(num_rows, 0), torch.zeros(num_rows, dtype=torch.bool))
-    with _evaluation(model):
+    with evaluation_mode(model):
         for batch in loader:
             if len(batch["pixel_values"]) == 0:  # none of its images could be read
                 continue
@@ -170,7 +170,8 @@ def _zeros(num_rows: int, width: int) -> Tensor:
 
 
 @contextmanager
-def _evaluation(model: nn.Module) -> Iterator[None]:
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Eval mode without gradients. Afterwards every submodule, and the random state, is as it was."""
     training_modes = [(module, module.training) for module in model.modules()]
     try:
         model.eval()

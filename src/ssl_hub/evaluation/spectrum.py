@@ -1,12 +1,14 @@
 """How many directions features use, and how well they tell images apart, without labels."""
 
 import math
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from ..field_types import AtLeastTwo, check_fields
 from .base import Evaluator, LabelledFeatures, Metric
 from .features import check_features
 
@@ -133,7 +135,7 @@ class SpectrumEvaluator(Evaluator):
     type: ClassVar[str] = "spectrum"
     metrics: ClassVar[dict[str, Metric]] = {
         "uniformity": Metric("uniformity (the lower, the more evenly spread)", higher_is_better=False),
-        "alpha_req": Metric("alpha-ReQ (decay of eigenvalues, 1 is best)", higher_is_better=False),
+        "alpha_req": Metric("alpha-ReQ (decay of eigenvalues)", best_value=1.0),
     }
     needs_labels: ClassVar[bool] = False
     needs_train_features: ClassVar[bool] = False
@@ -145,3 +147,36 @@ class SpectrumEvaluator(Evaluator):
         if len(eigenvalues) >= _MIN_DIRECTIONS:
             metrics["alpha_req"] = _decay(eigenvalues)
         return metrics
+
+
+@dataclass(frozen=True)
+class ViewsEvaluator(Evaluator):
+    """Logs [`lidar`] and [`alignment`] of views of a fixed sample of images, the same views at every evaluation.
+
+    Args:
+        num_images: in the sample; LiDAR, an effective rank, is below it.
+        num_views: of each image; a forward pass each.
+    """
+
+    type: ClassVar[str] = "views"
+    metrics: ClassVar[dict[str, Metric]] = {
+        "lidar": Metric("LiDAR (effective rank over views)"),
+        "alignment": Metric("alignment (squared distance of views)", higher_is_better=False),
+    }
+    needs_labels: ClassVar[bool] = False
+    needs_train_features: ClassVar[bool] = False
+    input: ClassVar[Literal["features", "views", "scores"]] = "views"
+
+    num_images: AtLeastTwo = 500
+    num_views: AtLeastTwo = 10
+
+    def __post_init__(self):
+        check_fields(self, "the evaluation 'views': ")
+
+    def evaluate(self, features: LabelledFeatures, train: LabelledFeatures | None) -> dict[str, float]:
+        views = features.features
+        if len(views) < 2:
+            return {}
+        pairs = views[:, : views.shape[1] // 2 * 2]
+        aligned = alignment(pairs[:, 0::2].flatten(0, 1), pairs[:, 1::2].flatten(0, 1))
+        return {"lidar": lidar(views), "alignment": aligned}

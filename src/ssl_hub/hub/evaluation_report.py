@@ -71,14 +71,13 @@ class EvaluationReport:
             values = [model.metrics.get(name) for model in self.models]
             known = [value for value in values if value is not None]
             if known:
-                best = (max if metric.higher_is_better else min)(known)
+                best = max(known, key=metric.goodness)
                 cells = [
                     {"text": "" if value is None else metric.format(value), "is_best": value == best and len(known) > 1}
                     for value in values
                 ]
                 chance = metric.format(self.chance[name]) if name in self.chance else ""
-                arrow = "↑" if metric.higher_is_better else "↓"
-                rows.append({"title": f"{metric.title} {arrow}", "cells": cells, "chance": chance})
+                rows.append({"title": metric.shown_title, "cells": cells, "chance": chance})
         return rows
 
     def _markdown(self, output_dir: Path) -> str:

@@ -9,7 +9,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from ..configuration_utils import SSLConfig
-from ..evaluation.evaluators import METRICS
+from ..evaluation.evaluators import ACCURACY_BASELINES, METRICS
 from ..printing import printable
 
 
@@ -22,6 +22,7 @@ def build_model_card(
     dataset_name: str | None = None,
     training_arguments: dict | None,
     metrics: list[dict],
+    best: dict | None = None,
     repo_id: str | None = None,
     license: str | None = None,
     tags: Sequence[str] = (),
@@ -37,6 +38,7 @@ def build_model_card(
         dataset_name: named in the metadata too when it is a name on the Hub.
         training_arguments: shown as a table; credentials, paths and None are left out.
         metrics: the records of `metrics.jsonl`; results are the last value of each metric that an evaluator knows.
+        best: metric, value and step of the run's best evaluation, whose checkpoint was kept; these are the last weights.
         repo_id: "owner/name" on the Hub, used by the code that shows how to load the model.
         license: a license identifier of the Hub; None to state none.
         tags: for the metadata, besides the card's own.
@@ -69,7 +71,7 @@ def build_model_card(
         _introduction(config, shown_dataset),
         _how_to_load(repo_id or "path/to/this/folder", config),
         _training(recipe_name, config_overrides, initial_weights, training_arguments),
-        _results(final),
+        _results(final, best),
     ]
     if "loss" in final:
         sections.append("![Training curves](curves.png)")
@@ -226,15 +228,26 @@ def _training(
     return "\n\n".join(["## Training", *lines]) if lines else ""
 
 
-def _results(final: dict) -> str:
-    shown = {
-        f"{metric.title} {'↑' if metric.higher_is_better else '↓'}": metric.format(final[name])
-        for name, metric in METRICS.items()
-        if name in final
-    }
+def _results(final: dict, best: dict | None) -> str:
+    shown = {metric.shown_title: metric.format(final[name]) for name, metric in METRICS.items() if name in final}
+    baselines = [f"{title} {final[name]:.2%}" for name, title in ACCURACY_BASELINES.items() if name in final]
+    if baselines:
+        accuracies = [metric.shown_title for metric in METRICS.values() if metric.hub_type == "accuracy"]
+        for title in shown.keys() & accuracies:
+            shown[title] += f" ({', '.join(baselines)})"
     if "loss" in final:
         shown["last logged training loss"] = f"{final['loss']:.4g}"
-    return "## Results\n\n" + _table("Metric", shown) if shown else ""
+    if not shown:
+        return ""
+    text = "## Results\n\n" + _table("Metric", shown)
+    if best is not None:
+        metric = METRICS[best["metric"]]
+        text += (
+            f"\n\nThese are the weights of the last step. The best {metric.title} of the run, "
+            f"{metric.format(best['value'])}, was that of step {best['step']}: `checkpoint-{best['step']}` in the folder of "
+            "the run."
+        )
+    return text
 
 
 def _table(header: str, rows: dict[str, str]) -> str:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from transformers import HfArgumentParser, SchedulerType
 
-from ..evaluation.evaluators import build_evaluators
+from ..evaluation.evaluators import build_evaluators, check_metric
 from ..field_types import (
     NonNegativeFloat,
     NonNegativeInt,
@@ -26,7 +26,14 @@ from .recipes import Recipe, load_recipe, read_yaml
 # Where and how a run is logged, evaluated, saved and shared: of its arguments those that do not change what it trains.
 _NOT_IDENTITY = (
     *("output_dir", "resume_from_checkpoint", "logging_steps", "report_to", "checkpointing_steps", "save_total_limit"),
-    *("eval_steps", "evaluation", "knn_max_samples", "per_device_eval_batch_size", "dataloader_num_workers"),
+    *(
+        "eval_steps",
+        "evaluation",
+        "keep_best",
+        "knn_max_samples",
+        "per_device_eval_batch_size",
+        "dataloader_num_workers",
+    ),
     *("push_to_hub", "hub_model_id", "hub_private_repo", "recipe_length"),
 )
 
@@ -165,6 +172,13 @@ class PretrainingArguments:
     )
     checkpointing_steps: str = field(default="epoch", metadata={"help": "Steps between checkpoints, or 'epoch'."})
     save_total_limit: PositiveInt | None = field(default=2, metadata={"help": "Checkpoints to keep."})
+    keep_best: str | None = field(
+        default=None,
+        metadata={
+            "help": "A metric of the run's evaluation, such as rankme: the checkpoint of the best evaluation is kept "
+            "besides. What is shared at the end is the last one all the same."
+        },
+    )
     resume_from_checkpoint: str | None = field(
         default=None,
         metadata={"help": "A checkpoint folder, or 'latest': the last whole one of output_dir, if there is any."},
@@ -195,6 +209,16 @@ class PretrainingArguments:
                 f"--checkpointing_steps must be a number of steps or 'epoch', got {self.checkpointing_steps!r}"
             )
 
+        if self.keep_best is not None:
+            try:
+                check_metric(self.keep_best)
+            except ValueError as error:
+                raise ValueError(f"--keep_best: {error}") from error
+            if self.eval_steps is None:
+                raise ValueError(
+                    f"--keep_best {self.keep_best} compares the evaluations of a run, and this one is evaluated at its end "
+                    "only: give --eval_steps"
+                )
         if self.evaluation is not None:
             try:
                 build_evaluators(read_yaml(self.evaluation))

@@ -6,6 +6,7 @@ A `checkpoint-N` folder is a model that `AutoModel.from_pretrained` loads, with 
     preprocessor_config.json          its image processor
     optimizer.safetensors             the tensors of the optimizer's state, by the parameter's name
     sampling_weights.safetensors      the weights by which the epoch draws its images, if there are any
+    online_probe.safetensors          the online probe and its optimizer's state, if there is one
     trainer_state.json                everything else
     manifest.json                     size and SHA-256 of each of these files
 
@@ -38,8 +39,10 @@ MANIFEST = "manifest.json"
 STATE = "trainer_state.json"
 # What `STATE` holds in this version of ssl_hub.
 STATE_KEYS = frozenset(
-    ("step", "epoch", "step_in_epoch", "last_evaluation", "log", "scaler", "identity", "optimizer_scalars")
+    ("step", "epoch", "step_in_epoch", "last_evaluation", "best", "log", "scaler", "identity", "optimizer_scalars")
 )
+# What some runs have of tensors besides.
+TENSOR_FILES = ("sampling_weights", "online_probe")
 # Without one of these a folder is no checkpoint, whatever its manifest says.
 NEEDED_FILES = frozenset(("config.json", "model.safetensors", "optimizer.safetensors", STATE))
 
@@ -55,19 +58,20 @@ def save_checkpoint(
     image_processor: BaseImageProcessor,
     optimizer: torch.optim.Optimizer,
     state: dict,
-    sampling_weights: torch.Tensor | None = None,
+    tensors: dict[str, dict[str, torch.Tensor]] | None = None,
     save_total_limit: int | None = None,
+    best_step: int | None = None,
 ) -> Path:
-    """Writes `checkpoint-{step}`, then removes the oldest ones over `save_total_limit`.
+    """Writes `checkpoint-{step}`, then removes the oldest ones over `save_total_limit`, but for that of `best_step`.
 
     Args:
         state: what else a resumed run needs, as JSON.
-        sampling_weights: `(N,)`, of the epoch that is under way.
+        tensors: what it needs of tensors besides model and optimizer, by the name of the file, one of `TENSOR_FILES`.
     """
     unfinished = output_dir / f"checkpoint-{step}.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
-        _write_checkpoint(unfinished, model, image_processor, optimizer, state, sampling_weights)
+        _write_checkpoint(unfinished, model, image_processor, optimizer, state, tensors or {})
     except Exception:  # such as a full disk, which what was written would keep full
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
@@ -75,26 +79,27 @@ def save_checkpoint(
     unfinished.rename(checkpoint)
     if save_total_limit is not None:
         for old in list_checkpoints(output_dir)[:-save_total_limit]:
-            _remove(old)
+            if checkpoint_step(old) != best_step:
+                _remove(old)
     return checkpoint
 
 
-def _write_checkpoint(folder, model, image_processor, optimizer, state, sampling_weights) -> None:
+def _write_checkpoint(folder, model, image_processor, optimizer, state, others) -> None:
     # Under the names of the modules, which `load_model` asks for; transformers would rename a backbone's tensors.
     model.save_pretrained(folder, save_original_format=False)
     image_processor.save_pretrained(folder)
     values = optimizer_state(model, optimizer)
     tensors = {name: value.contiguous() for name, value in values.items() if isinstance(value, torch.Tensor)}
     save_file(tensors, folder / "optimizer.safetensors")
-    if sampling_weights is not None:
-        save_file({"sampling_weights": sampling_weights}, folder / "sampling_weights.safetensors")
+    for name, of_file in others.items():
+        save_file(of_file, folder / f"{name}.safetensors")
     scalars = {name: value for name, value in values.items() if name not in tensors}
     (folder / STATE).write_text(json.dumps({**state, "optimizer_scalars": scalars}, indent=1))
     manifest = {path.name: _fingerprint(path) for path in sorted(folder.iterdir())}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
 
 
-def optimizer_state(model: SSLModel, optimizer: torch.optim.Optimizer) -> dict:
+def optimizer_state(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict:
     """What an optimizer remembers of every parameter, as `{"PARAMETER.NAME": value}`."""
     return {
         f"{parameter_name}.{name}": value
@@ -110,21 +115,23 @@ def read_state(checkpoint: Path) -> dict:
 
 def load_checkpoint(
     checkpoint: Path, model: SSLModel, optimizer: torch.optim.Optimizer, state: dict
-) -> torch.Tensor | None:
-    """Loads the tensors of a checkpoint that `verify_checkpoint` let pass; returns the sampling weights, if any.
+) -> dict[str, dict[str, torch.Tensor]]:
+    """Loads a checkpoint that `verify_checkpoint` let pass; returns the `tensors` that `save_checkpoint` was given.
 
     The settings of the optimizer, its learning rate for one, stay those that it was made with.
 
     Args:
         state: what `read_state` returned.
     """
-    weights = checkpoint / "sampling_weights.safetensors"
-    sampling_weights = load_file(weights)["sampling_weights"] if weights.exists() else None
+    files = {name: checkpoint / f"{name}.safetensors" for name in TENSOR_FILES}
+    others = {name: load_file(path) for name, path in files.items() if path.exists()}
+    for name, of_file in others.items():
+        check_finite(of_file, str(files[name]))
     tensors = load_file(checkpoint / "optimizer.safetensors")
     check_finite(tensors, f"the optimizer's state in {checkpoint}")
     try:
         load_model(model, checkpoint / "model.safetensors")
-        _load_optimizer(model, optimizer, {**tensors, **state["optimizer_scalars"]})
+        load_optimizer_state(model, optimizer, {**tensors, **state["optimizer_scalars"]})
     except (RuntimeError, ValueError) as error:
         reason, *more = [line.strip() for line in str(error).splitlines() if not line.endswith(":")]
         raise ValueError(
@@ -133,10 +140,11 @@ def load_checkpoint(
             + (f" (and {len(more)} more)" if more else "")
         ) from error
     check_finite(model.state_dict(), f"the checkpoint {checkpoint}")
-    return sampling_weights
+    return others
 
 
-def _load_optimizer(model: SSLModel, optimizer: torch.optim.Optimizer, values: dict) -> None:
+def load_optimizer_state(model: torch.nn.Module, optimizer: torch.optim.Optimizer, values: dict) -> None:
+    """Gives an optimizer what `optimizer_state` returned; raises `ValueError` for a parameter that it does not train."""
     by_parameter: dict[str, dict] = {}
     for key, value in values.items():
         parameter_name, _, name = key.rpartition(".")

@@ -7,21 +7,29 @@ import datasets
 import numpy as np
 import torch
 from accelerate import Accelerator
+from torch import nn
 from transformers import BaseImageProcessor
 
 from ..data.datasets import match_labels
 from ..data.loading import build_eval_loader
+from ..data.processing import Normalize
+from ..data.views import View
 from ..evaluation.base import Evaluator, LabelledFeatures
-from ..evaluation.evaluators import build_evaluators
+from ..evaluation.evaluators import METRICS, build_evaluators, check_metric
+from ..evaluation.feature_models import pixel_baseline
 from ..evaluation.features import extract_feature_table, gather_feature_tables, process_rows
-from ..evaluation.knn import KNNEvaluator
+from ..evaluation.knn import KNNEvaluator, knn_accuracy
+from ..evaluation.view_features import choose_views, extract_view_features
 from ..lifecycle import FeatureTable
 from ..modeling_utils import SSLModel
 from .arguments import PretrainingArguments
+from .online_probe import OnlineProbe
 
 _SAMPLE_STREAM = int.from_bytes(b"samp", "big")  # of random numbers; see `SSLTrainer`
 # Training images that stand for an evaluation split where there is none.
 _STAND_IN_SIZE = 2048
+# Images at most that the kNN of pixels trains on and is evaluated on.
+_PIXEL_TRAIN_SIZE, _PIXEL_EVAL_SIZE = 10_000, 2048
 
 
 class RunEvaluation:
@@ -32,9 +40,11 @@ class RunEvaluation:
     Args:
         evaluation: what `build_evaluators` takes.
         train_dataset, eval_dataset: what `load_image_dataset` returns; no evaluation of a stream without the latter.
+        views: of the run.
 
     Attributes:
         evaluators: there may be none.
+        probe: the online probe, if there is one.
         notes: lines for the user on what they are given.
     """
 
@@ -43,6 +53,7 @@ class RunEvaluation:
         evaluation: list[dict] | None,
         train_dataset: datasets.Dataset | datasets.IterableDataset,
         eval_dataset: datasets.Dataset | None,
+        views: list[View],
         image_processor: BaseImageProcessor,
         accelerator: Accelerator,
         args: PretrainingArguments,
@@ -71,6 +82,16 @@ class RunEvaluation:
                 else evaluator
                 for evaluator in self.evaluators
             ]
+        if args.keep_best is not None:
+            try:
+                check_metric(args.keep_best, self.evaluators)
+            except ValueError as error:
+                raise ValueError(f"--keep_best: {error}") from error
+        self.views: dict[str, list[View]] = {}  # by the type of the evaluator
+        self.probe: OnlineProbe | None = None
+        for evaluator in self.evaluators:
+            if evaluator.input != "features":
+                self._prepare_input(evaluator, views)
         for evaluator in self.evaluators:
             size = evaluator.max_train_samples
             if size is not None and size < len(train_dataset):
@@ -78,6 +99,24 @@ class RunEvaluation:
                     f"the evaluation {evaluator.type!r} uses a fixed sample of {size} of the {len(train_dataset)} "
                     "training images"
                 )
+
+    def _prepare_input(self, evaluator: Evaluator, views: list[View]) -> None:
+        """Makes what gives an evaluator its views, or its scores."""
+        try:
+            chosen = choose_views(views, evaluator.num_views if evaluator.input == "views" else 1)
+        except ValueError as error:
+            raise ValueError(f"the evaluation {evaluator.type!r} is not for this run: {error}; leave it out") from error
+        if evaluator.input == "views":
+            self.views[evaluator.type] = chosen
+            return
+        labels = [torch.tensor(dataset["label"][:]) for dataset in (self.train_dataset, self.eval_dataset)]
+        self.probe = OnlineProbe(
+            labels[0],
+            num_classes=int(torch.cat(labels).max()) + 1,
+            learning_rate=evaluator.learning_rate,
+            chunk_size=self.args.per_device_eval_batch_size,
+            device=self.accelerator.device,
+        )
 
     def _evaluators_without_a_split(self, evaluation: list[dict] | None, is_streamed: bool) -> list[Evaluator]:
         evaluators = build_evaluators(evaluation)
@@ -106,10 +145,57 @@ class RunEvaluation:
             size = evaluator.max_train_samples
             if evaluator.needs_train_features and size not in train:
                 train[size] = self._labelled_features(model, self._sample(self.train_dataset, size), "training")
-            found = evaluator.evaluate(features, train[size] if evaluator.needs_train_features else None)
+            if evaluator.input == "scores" and self.probe.classifier is None:
+                continue  # it has seen nothing yet
+            inputs = self._input(evaluator, model, features)
+            found = evaluator.evaluate(inputs, train[size] if evaluator.needs_train_features else None)
             metrics |= found
             warnings.append(evaluator.warning(found))
         return metrics, [warning for warning in warnings if warning is not None]
+
+    def _input(self, evaluator: Evaluator, model: SSLModel, features: LabelledFeatures) -> LabelledFeatures:
+        """What an evaluator takes of the evaluation set."""
+        if evaluator.input == "scores":
+            return LabelledFeatures(self.probe(features.features), features.labels)
+        if evaluator.input == "features":
+            return features
+        views = self.views[evaluator.type]
+        device, processor = self.accelerator.device, self.image_processor
+        normalize = Normalize(processor.image_mean, processor.image_std, views).to(device)
+        view_features = extract_view_features(
+            model,
+            self._sample(self.eval_dataset, evaluator.num_images),
+            views,
+            lambda pixels: normalize({"pixel_values": [view.to(device) for view in pixels]})["pixel_values"],
+            seed=self.args.seed,
+            batch_size=self.args.per_device_eval_batch_size,
+            num_workers=self.args.dataloader_num_workers,
+            device=device,
+        )
+        return LabelledFeatures(view_features, None)
+
+    def accuracy_baselines(self) -> dict[str, float]:
+        """What the accuracies of this run are to be compared with, see `ACCURACY_BASELINES`; empty without labels.
+
+        The kNN of pixels is that of a sample, with the settings of the run's kNN evaluation.
+        """
+        is_accuracy = [METRICS[name].hub_type == "accuracy" for each in self.evaluators for name in each.metrics]
+        if not any(is_accuracy):
+            return {}
+        labels = torch.tensor(self.eval_dataset["label"][:])
+        baselines = {"chance_accuracy": labels.bincount().max().item() / len(labels)}
+        knn = next((each for each in self.evaluators if isinstance(each, KNNEvaluator)), KNNEvaluator())
+        pixels, processor = pixel_baseline()
+        train, test = (
+            self._labelled_features(pixels, self._sample(dataset, size), what, processor)
+            for dataset, size, what in (
+                (self.train_dataset, _PIXEL_TRAIN_SIZE, "training"),
+                (self.eval_dataset, _PIXEL_EVAL_SIZE, "evaluation"),
+            )
+        )
+        k = min(knn.k, len(train.features))
+        baselines["pixel_knn_accuracy"] = knn_accuracy(*train, *test, k=k, temperature=knn.temperature)
+        return baselines
 
     def _sample(self, dataset: datasets.Dataset, size: int | None) -> datasets.Dataset:
         """The same images, of that number at most, at every evaluation of a run; all for None."""
@@ -119,17 +205,22 @@ class RunEvaluation:
         return dataset.select(np.sort(generator.choice(len(dataset), size, replace=False)))
 
     def feature_table(
-        self, model: SSLModel, dataset: datasets.Dataset, extract: Callable[[torch.Tensor], torch.Tensor] | None = None
+        self,
+        model: nn.Module,
+        dataset: datasets.Dataset,
+        extract: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        image_processor: BaseImageProcessor | None = None,
     ) -> FeatureTable:
         """Features of every image of a dataset, the same on every process.
 
         Args:
             extract: from `pixel_values` `(B, C, H, W)` to features `(B, D)`; the pooled ones by default.
+            image_processor: by default that of the run.
         """
         rows = process_rows(len(dataset))
         loader = build_eval_loader(
             dataset.select(rows),
-            self.image_processor,
+            image_processor or self.image_processor,
             batch_size=self.args.per_device_eval_batch_size,
             num_workers=self.args.dataloader_num_workers,
         )
@@ -137,8 +228,14 @@ class RunEvaluation:
         table = extract_feature_table(extract, model, loader, len(dataset), device, offset=rows.start)
         return gather_feature_tables(table, device)
 
-    def _labelled_features(self, model: SSLModel, dataset: datasets.Dataset, what: str) -> LabelledFeatures:
-        table = self.feature_table(model, dataset)
+    def _labelled_features(
+        self,
+        model: nn.Module,
+        dataset: datasets.Dataset,
+        what: str,
+        image_processor: BaseImageProcessor | None = None,
+    ) -> LabelledFeatures:
+        table = self.feature_table(model, dataset, image_processor=image_processor)
         if not table.known.any():
             raise ValueError(f"none of {len(dataset)} images of the {what} split can be read")
         labels = torch.tensor(dataset["label"])[table.known] if "label" in dataset.column_names else None

@@ -24,8 +24,8 @@ from safetensors import SafetensorError
 from ..data.loading import build_train_loader, close_loader, explain_worker_errors
 from ..data.processing import Normalize, build_image_processor
 from ..data.views import INPUT_KEYS, build_views
-from ..distributed import average_batchnorm_statistics, synchronize_batchnorm
-from ..evaluation.evaluators import describe_metrics
+from ..distributed import average_batchnorm_statistics, broadcast_, synchronize_batchnorm
+from ..evaluation.evaluators import METRICS, describe_metrics
 from ..hub.publishing import check_can_push, publish
 from ..lifecycle import FeatureTable, Progress
 from ..modeling_utils import SSLModel, find_non_finite
@@ -120,7 +120,7 @@ class SSLTrainer:
         )
         self._plan_steps()
         self.run_evaluation = RunEvaluation(
-            self.evaluation, train_dataset, eval_dataset, self.image_processor, self.accelerator, args
+            self.evaluation, train_dataset, eval_dataset, built_views, self.image_processor, self.accelerator, args
         )
 
         self._prepare_model(model)
@@ -135,6 +135,8 @@ class SSLTrainer:
         self.step, self.epoch, self.step_in_epoch = 0, 0, 0
         self.sampling_weights: torch.Tensor | None = None
         self.last_evaluation: dict = {}
+        self.best: dict | None = None  # metric, value and step of the best evaluation, for `args.keep_best`
+        self.saved_step: int | None = None
 
     def _prepare_model(self, model: SSLModel) -> None:
         """Everything that the optimizer, which takes the parameters as they are, has to come after."""
@@ -215,7 +217,7 @@ class SSLTrainer:
                     "gradient_accumulation_steps smaller"
                 )
             self.epoch, self.step_in_epoch = self.epoch + 1, 0
-            if self.args.checkpointing_steps == "epoch" and self.step > started_at:
+            if self.args.checkpointing_steps == "epoch" and self.step > started_at and self.step != self.saved_step:
                 self._save_checkpoint()
 
     # One epoch, one step
@@ -256,6 +258,8 @@ class SSLTrainer:
         drop_frozen_gradients(self.optimizer, self.progress)
         self.prepared_optimizer.step()
         self.prepared_optimizer.zero_grad()
+        if self.run_evaluation.probe is not None:
+            self.run_evaluation.probe.step()
         if not self.model.sync_batchnorm:
             average_batchnorm_statistics(self.model)
         self.step += 1
@@ -271,6 +275,8 @@ class SSLTrainer:
         if len(outputs.losses) > 1:
             terms |= {f"loss_{name}": term.detach().double() for name, term in outputs.losses.items()}
         self.log.add_terms(self.step + 1, terms, share)
+        if self.run_evaluation.probe is not None:
+            self.run_evaluation.probe.observe(self.model, batch["pixel_values"], batch["indices"], share)
 
     def _after_step(self) -> None:
         self.log.bar.update()
@@ -279,10 +285,12 @@ class SSLTrainer:
         if self.step % self.args.logging_steps == 0 or done:
             epoch = float(self.epoch) if self.steps_per_epoch is None else self.progress.epoch
             self.log.write_interval(self.step, self.optimizer.param_groups[0]["lr"], epoch)
+        is_best = False
         if done or (self.args.eval_steps is not None and self.step % self.args.eval_steps == 0):
             self._evaluate()
+            is_best = self._note_best()
         stop = self.signals.agreed()
-        if done or stop or (every != "epoch" and self.step % int(every) == 0):
+        if done or stop or is_best or (every != "epoch" and self.step % int(every) == 0):
             self._save_checkpoint()
         if stop and not done:
             self._stop(stop)
@@ -311,6 +319,20 @@ class SSLTrainer:
                 logger.warning(warning)
         self.log.leave_out(seconds)
 
+    def _note_best(self) -> bool:
+        """Whether the evaluation of this step is the best one so far by `args.keep_best`, so that it is to be saved."""
+        name = self.args.keep_best
+        if name is None or name not in self.last_evaluation:
+            return False
+        # As the first process found it, lest rounding divides them.
+        value = broadcast_(torch.tensor(self.last_evaluation[name], dtype=torch.double, device=self.accelerator.device))
+        found, metric = {"metric": name, "value": value.item(), "step": self.step}, METRICS[name]
+        if self.best is not None and not metric.goodness(found["value"]) > metric.goodness(self.best["value"]):
+            return False
+        self.best = found
+        self.log.say(f"the best {metric.title} so far, {metric.format(found['value'])}: keeping checkpoint-{self.step}")
+        return True
+
     # Beginning, checkpoints, end
 
     def _start(self) -> None:
@@ -333,13 +355,19 @@ class SSLTrainer:
             self.log.say(line)
         if self.step == 0:
             self._evaluate()
+            if baselines := self.run_evaluation.accuracy_baselines():
+                self.log.write(self.step, baselines)
 
     def _resume(self, checkpoint: Path) -> None:
         state = read_state(checkpoint)
         self._check_resumable(checkpoint, state)
-        self.sampling_weights = load_checkpoint(checkpoint, self.model, self.optimizer, state)
+        tensors = load_checkpoint(checkpoint, self.model, self.optimizer, state)
+        self.sampling_weights = tensors.get("sampling_weights", {}).get("sampling_weights")
+        if self.run_evaluation.probe is not None and "online_probe" in tensors:
+            self.run_evaluation.probe.load_state(tensors["online_probe"])
         self.step, self.epoch, self.step_in_epoch = state["step"], state["epoch"], state["step_in_epoch"]
         self.last_evaluation = state["last_evaluation"]
+        self._resume_best(state["best"])
         self.log.load_state(state["log"])
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
@@ -354,6 +382,17 @@ class SSLTrainer:
                 "from here on the run differs from the one that wrote %s: %s", checkpoint, "; ".join(changed)
             )
         self.log.say(f"resuming from {checkpoint}: step {self.step} of {self.total_steps}")
+
+    def _resume_best(self, best: dict | None) -> None:
+        if best is None or best["metric"] != self.args.keep_best:
+            return
+        if (self.output_dir / f"checkpoint-{best['step']}").is_dir():
+            self.best = best
+        elif self.is_main:
+            logger.warning(
+                "checkpoint-%d, the best one by %s, is not in %s any more: the best one from here on is kept",
+                *(best["step"], best["metric"], self.output_dir),
+            )
 
     def _check_resumable(self, checkpoint: Path, state: dict) -> None:
         """Refuses what a run cannot change on its way; it takes all other settings from its own arguments."""
@@ -380,6 +419,12 @@ class SSLTrainer:
         self.log.check_finite()
         # A gradient can overflow where the loss did not, a running statistic or the optimizer's state alone too.
         values = self.model.state_dict() | optimizer_state(self.model, self.optimizer)
+        tensors = (
+            {} if self.sampling_weights is None else {"sampling_weights": {"sampling_weights": self.sampling_weights}}
+        )
+        if self.run_evaluation.probe is not None:
+            tensors["online_probe"] = self.run_evaluation.probe.state()
+            values |= {f"online_probe.{name}": value for name, value in tensors["online_probe"].items()}
         bad = find_non_finite({name: value for name, value in values.items() if isinstance(value, torch.Tensor)})
         if bad:
             names = ", ".join(bad[:3]) + (", ..." if len(bad) > 3 else "")
@@ -391,6 +436,7 @@ class SSLTrainer:
                 "epoch": self.epoch,
                 "step_in_epoch": self.step_in_epoch,
                 "last_evaluation": self.last_evaluation,
+                "best": self.best,
                 "log": log,
                 "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else None,
                 "identity": self.identity,
@@ -402,9 +448,11 @@ class SSLTrainer:
                 self.image_processor,
                 self.optimizer,
                 state,
-                self.sampling_weights,
+                tensors,
                 self.args.save_total_limit,
+                best_step=self.best and self.best["step"],
             )
+        self.saved_step = self.step
         self.accelerator.wait_for_everyone()
 
     def _finish(self) -> dict:
@@ -423,11 +471,16 @@ class SSLTrainer:
                 initial_weights=self.model_args and self.model_args.model_name_or_path,
                 dataset_name=self.data_args.dataset_name if self.data_args is not None else None,
                 training_arguments=self._training_arguments(),
+                best=self.best,
                 repo_id=self.args.hub_model_id,
             )
             if self.log.unreadable:
                 logger.warning("images that could not be read and were skipped: %d", len(self.log.unreadable))
             self.log.say(f"the model is in {self.output_dir}")
+            if self.best is not None:
+                self.log.say(
+                    f"the best one by {self.best['metric']} is in {self.output_dir}/checkpoint-{self.best['step']}"
+                )
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
         # Last, as it may fail, and may take longer than processes wait for each other.

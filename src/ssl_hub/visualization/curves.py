@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ..evaluation.evaluators import METRICS
+from ..evaluation.evaluators import ACCURACY_BASELINES, METRICS
 
 logger = logging.getLogger(__name__)
 
@@ -19,11 +19,14 @@ def plot_training_curves(
 ) -> None:
     """Writes a PNG with the loss and the learning rate over steps, and a panel for each metric of an evaluation.
 
+    What the run's accuracies are to be compared with is drawn as a line, chance as a dotted one.
+
     Args:
         metrics_path: a `metrics.jsonl`: one JSON object a line; training lines have "step", "loss" and perhaps
-            "learning_rate", evaluation lines "step" and metrics of the evaluators by name.
+            "learning_rate", evaluation lines "step" and metrics of the evaluators by name; and perhaps a line with
+            `ACCURACY_BASELINES`.
         path: the file to write.
-        levels: what to compare with, drawn as a line: for each name, such as "chance", values of metrics by name.
+        levels: what else to compare with: for each name, such as "pixels", values of metrics by name.
 
     Raises:
         ValueError: no line has a loss.
@@ -34,6 +37,13 @@ def plot_training_curves(
         raise ValueError(f"{metrics_path} has no line with 'step' and 'loss': train for at least one logged step.")
     learning_rates = _series(records, "learning_rate")
     evaluated = {name: series for name in METRICS if (series := _series(records, name))}
+
+    accuracies = [name for name in evaluated if METRICS[name].hub_type == "accuracy"]
+    levels = {
+        label: dict.fromkeys(accuracies, *_series(records, name).values())
+        for name, label in ACCURACY_BASELINES.items()
+        if _series(records, name)
+    } | dict(levels or {})
 
     columns = 2 if evaluated else 1
     rows = math.ceil((1 + len(evaluated)) / columns)
@@ -52,10 +62,11 @@ def plot_training_curves(
         steps, values = _points(series)
         axes.plot(steps, [100 * value for value in values] if metric.percent else values, color="C2", marker="o")
         axes.set(title=metric.title, xlabel="step", ylabel="%" if metric.percent else "")
-        for number, (label, known) in enumerate((levels or {}).items()):
+        for number, (label, known) in enumerate(levels.items()):
             if name in known:
                 level = 100 * known[name] if metric.percent else known[name]
-                axes.axhline(level, label=label, color=f"C{3 + number}", linestyle="--", linewidth=1)
+                style = ":" if label == ACCURACY_BASELINES["chance_accuracy"] else "--"
+                axes.axhline(level, label=label, color=f"C{3 + number}", linestyle=style, linewidth=1.5)
         if axes.get_legend_handles_labels()[1]:
             axes.legend()
     for axes in panels:

@@ -70,7 +70,6 @@ def plot_comparison(
     Raises:
         ValueError: no model, or none has a known metric.
     """
-    # In the order of the results: that of METRICS depends on which protocol was imported first.
     names = [name for name in dict.fromkeys(name for values in results.values() for name in values) if name in METRICS]
     if not names:
         raise ValueError("there is no result to draw: run at least one protocol")
@@ -96,7 +95,7 @@ def plot_comparison(
         axes.set_yticks(range(len(models)), labels, parse_math=False)
         axes.set_ylim(len(models) - 0.4, -1.0)
         axes.margins(x=0.22)
-        title = f"{metric.title} {'↑' if metric.higher_is_better else '↓'}"
+        title = metric.shown_title
         axes.set_title(textwrap.fill(title, 40), fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, format="png", dpi=_DPI)
