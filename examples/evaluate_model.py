@@ -18,16 +18,21 @@ import datasets
 import torch
 import yaml
 from accelerate import Accelerator
-from torch import Tensor
-from transformers import HfArgumentParser
+from PIL import Image
+from scipy.stats import spearmanr
+from torch import Tensor, nn
+from torchvision.transforms.v2.functional import to_pil_image
+from transformers import BaseImageProcessor, HfArgumentParser
 from transformers.utils.logging import disable_progress_bar
 
 from ssl_hub.data.datasets import load_image_dataset, match_labels
+from ssl_hub.data.views import build_views
 from ssl_hub.evaluation.base import LabelledFeatures
 from ssl_hub.evaluation.embeddings import extract_embeddings, readable_rows
-from ssl_hub.evaluation.evaluators import Evaluator, build_evaluators, describe_metrics
+from ssl_hub.evaluation.evaluators import METRICS, Evaluator, build_evaluators, describe_metrics
 from ssl_hub.evaluation.feature_models import load_feature_model, pixel_baseline, untrained_model
 from ssl_hub.evaluation.knn import KNNEvaluator, knn_classify
+from ssl_hub.evaluation.view_features import extract_view_features
 from ssl_hub.field_types import NonNegativeInt, PositiveInt, check_fields
 from ssl_hub.hub.evaluation_report import EvaluationReport, ModelReport
 from ssl_hub.hub.model_card import add_eval_results, build_eval_results
@@ -48,6 +53,18 @@ BASELINES = ("pixels", "untrained")
 PROTOCOL_NAMES = {"linear": "linear_probe"}
 
 NUM_PATCH_PICTURES = 6
+
+# What the protocol `views` compares, of whatever model: crops and colors as in MoCo v2.
+VIEW = {
+    "scale": [0.2, 1.0],
+    "hflip": 0.5,
+    "color_jitter": {"p": 0.8, "brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1},
+    "grayscale": 0.2,
+    "gaussian_blur": {"p": 0.5},
+}
+
+# Models from which on their ranks by a metric are compared with those by kNN.
+MIN_RANKED_MODELS = 5
 
 
 @dataclass
@@ -113,9 +130,11 @@ def main():
         parse_protocols(args.protocols),
         has_eval_labels=test.labels is not None,
         has_train_labels=train.labels is not None,
+        has_train_batches=False,
     )
     splits = [test, train] if any(evaluator.needs_train_features for evaluator in evaluators) else [test]
     accelerator = Accelerator()
+    views: dict[str, Tensor] = {}
     for name, model, image_processor in load_models(args.model_name_or_path, baselines, args.pooling):
         for split in splits:
             extract_embeddings(
@@ -126,6 +145,9 @@ def main():
                 batch_size=args.per_device_eval_batch_size,
                 num_workers=args.dataloader_num_workers,
             )
+        for evaluator in evaluators:
+            if evaluator.input == "views":
+                views[name] = features_of_views(evaluator, model, image_processor, test.dataset, args)
     if not accelerator.is_main_process:
         return
 
@@ -137,7 +159,7 @@ def main():
     for name, model, image_processor in load_models(args.model_name_or_path, baselines, args.pooling):
         for split in splits:
             split.embeddings = datasets.load_from_disk(str(features_folder(args, name, split)))
-        report = evaluate(name, evaluators, train, test)
+        report = evaluate(name, evaluators, train, test, views.get(name))
         print(f"{name}: {describe_metrics(report.metrics)}", flush=True)
         for note in report.notes:
             print(f"  {note}")
@@ -153,7 +175,10 @@ def main():
     if train.embeddings is not None:
         settings["protocols train on"] = f"{args.train_split} ({len(train.dataset)} images)"
     settings["protocols"] = ", ".join(describe_protocol(evaluator) for evaluator in evaluators)
-    EvaluationReport(settings, reports, chance, pictures / "comparison.png").write(args.output_dir)
+    correlations = rank_correlations([report for report in reports if report.name not in BASELINES])
+    EvaluationReport(settings, reports, chance, pictures / "comparison.png", correlations).write(args.output_dir)
+    for name, correlation in correlations.items():
+        print(f"Spearman's rank correlation of {METRICS[name].title} with kNN accuracy: {correlation:.2f}")
     for report in reports:
         if report.name in ours:
             add_to_card(report, args)
@@ -222,6 +247,46 @@ def chance_levels(evaluators: list[Evaluator], labels: Tensor | None) -> dict[st
     return {name: float(labels.bincount().max() / len(labels)) for name in names}
 
 
+def sample(count: int, size: int) -> Tensor:
+    """Rows of `count`, the same ones each time."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(0))[:size].sort().values
+
+
+def features_of_views(
+    evaluator: Evaluator, model: nn.Module, image_processor: BaseImageProcessor, dataset: datasets.Dataset, args
+) -> Tensor:
+    """Features `(N, V, D)` of views of a sample of images, alike for every model but for the size that it takes."""
+
+    def prepare(views: list[Tensor]) -> list[Tensor]:
+        return [image_processor([to_pil_image(x) for x in view], return_tensors="pt")["pixel_values"] for view in views]
+
+    size = image_processor(Image.new("RGB", (64, 64)), return_tensors="pt")["pixel_values"].shape[-1]
+    return extract_view_features(
+        model,
+        dataset.select(sample(len(dataset), evaluator.num_images)),
+        build_views([{**VIEW, "size": size, "count": evaluator.num_views}]),
+        prepare,
+        seed=0,
+        batch_size=args.per_device_eval_batch_size,
+        num_workers=args.dataloader_num_workers,
+        device=Accelerator().device,
+    )
+
+
+def rank_correlations(reports: list[ModelReport]) -> dict[str, float]:
+    """Spearman's correlation of each metric with the kNN accuracy over many models; empty for few, or without kNN."""
+    if len(reports) < MIN_RANKED_MODELS or not all("knn_accuracy" in report.metrics for report in reports):
+        return {}
+    shared = [name for name in METRICS if all(name in report.metrics for report in reports) and name != "knn_accuracy"]
+    ranked = {name: [METRICS[name].goodness(report.metrics[name]) for report in reports] for name in shared}
+    accuracies = [report.metrics["knn_accuracy"] for report in reports]
+    return {
+        name: float(spearmanr(values, accuracies).statistic)
+        for name, values in ranked.items()
+        if len(set(values)) > 1 and len(set(accuracies)) > 1
+    }
+
+
 def train_sample(evaluator: Evaluator, features: LabelledFeatures | None) -> LabelledFeatures | None:
     """The training features that a protocol takes; of those that want a sample, the same one each time."""
     if not evaluator.needs_train_features:
@@ -229,16 +294,17 @@ def train_sample(evaluator: Evaluator, features: LabelledFeatures | None) -> Lab
     size = evaluator.max_train_samples
     if size is None or size >= len(features.features):
         return features
-    chosen = torch.randperm(len(features.features), generator=torch.Generator().manual_seed(0))[:size].sort().values
+    chosen = sample(len(features.features), size)
     return LabelledFeatures(features.features[chosen], None if features.labels is None else features.labels[chosen])
 
 
-def evaluate(name: str, evaluators: list[Evaluator], train: Split, test: Split) -> ModelReport:
+def evaluate(name: str, evaluators: list[Evaluator], train: Split, test: Split, views: Tensor | None) -> ModelReport:
     features = test.features()
     train_features = train.features() if train.embeddings is not None else None
     report = ModelReport(name, {})
     for evaluator in evaluators:
-        found = evaluator.evaluate(features, train_sample(evaluator, train_features))
+        inputs = LabelledFeatures(views, None) if evaluator.input == "views" else features
+        found = evaluator.evaluate(inputs, train_sample(evaluator, train_features))
         report.metrics |= found
         if (warning := evaluator.warning(found)) is not None:
             report.notes.append(warning)

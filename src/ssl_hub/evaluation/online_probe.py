@@ -16,7 +16,7 @@ class OnlineProbeEvaluator(Evaluator):
     still changing, so it reaches less than one that is trained on the finished features.
 
     Args:
-        learning_rate: of AdamW, constant over the run.
+        learning_rate: of SGD, constant over the run.
     """
 
     type: ClassVar[str] = "online_probe"
@@ -27,7 +27,7 @@ class OnlineProbeEvaluator(Evaluator):
     needs_train_features: ClassVar[bool] = False
     input: ClassVar[Literal["features", "views", "scores"]] = "scores"
 
-    learning_rate: PositiveFloat = 1e-3
+    learning_rate: PositiveFloat = 1.0
 
     def __post_init__(self):
         check_fields(self, "the evaluation 'online_probe': ")

@@ -37,12 +37,14 @@ class EvaluationReport:
         models: in the order of the report, baselines included.
         chance: by metric what guessing would reach.
         chart: a PNG that compares the models.
+        correlations: Spearman's, of each metric with the kNN accuracy over the models.
     """
 
     settings: dict[str, str]
     models: list[ModelReport]
     chance: dict[str, float] = field(default_factory=dict)
     chart: Path | None = None
+    correlations: dict[str, float] = field(default_factory=dict)
 
     def write(self, output_dir: str | Path) -> None:
         """Writes `report.md`, `report.html` and `results.json`. Pictures are inside the page, and linked from the text.
@@ -60,6 +62,7 @@ class EvaluationReport:
         results = {
             "settings": self.settings,
             "chance": self.chance,
+            "correlations": self.correlations,
             "models": {model.name: model.metrics for model in self.models},
         }
         (output_dir / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
@@ -80,6 +83,9 @@ class EvaluationReport:
                 rows.append({"title": metric.shown_title, "cells": cells, "chance": chance})
         return rows
 
+    def _correlation_rows(self) -> list[tuple[str, str]]:
+        return [(METRICS[name].shown_title, f"{value:.2f}") for name, value in self.correlations.items()]
+
     def _markdown(self, output_dir: Path) -> str:
         settings = [f"* {_escaped(name)}: {_escaped(value)}" for name, value in self.settings.items()]
         header = ["metric", *(_escaped(model.name) for model in self.models), *(["chance"] if self.chance else [])]
@@ -91,6 +97,9 @@ class EvaluationReport:
         parts = ["# Evaluation", "\n".join(settings), "## Results", "\n".join(table)]
         if self.chart is not None:
             parts.append(_picture("comparison of the models", self.chart, output_dir))
+        if self.correlations:
+            lines = ["| metric | Spearman |", "| --- | --- |", *(f"| {a} | {b} |" for a, b in self._correlation_rows())]
+            parts += ["## Rank correlation with kNN accuracy, over the models", "\n".join(lines)]
         for model in self.models:
             if model.pictures or model.notes:
                 parts.append(f"## {_escaped(model.name)}")
@@ -104,7 +113,9 @@ class EvaluationReport:
             loader=PackageLoader("ssl_hub.hub", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
         )
         environment.filters["data_uri"] = _data_uri
-        return environment.get_template("evaluation_report.html").render(report=self, rows=self._rows())
+        return environment.get_template("evaluation_report.html").render(
+            report=self, rows=self._rows(), correlations=self._correlation_rows()
+        )
 
 
 def _data_uri(file: Path) -> str:

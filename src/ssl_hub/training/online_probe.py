@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, normalize
 
 from ..distributed import gather
 from ..evaluation.features import evaluation_mode
@@ -19,13 +19,16 @@ class OnlineProbe:
     eval mode. That takes a forward pass of its own, without a gradient. What the backbone computes for the loss would do
     for some algorithms only: others turn, cut or mask the images first.
 
+    The features of an image are centred and L2-normalised, so that one learning rate does for every backbone. Unlike
+    BatchNorm that needs no statistics, which would follow the other images of the batch and of the other processes.
+
     The run is left alone. The classifier begins at zero, so it draws nothing; its gradient is computed apart from the
     model's; and its state is no part of the model.
 
     Args:
         labels: of the training images `(N,)`, class indices.
         num_classes: at least the largest label and one.
-        learning_rate: of AdamW.
+        learning_rate: of SGD with momentum 0.9.
         chunk_size: images a forward pass.
         device: where the batches are.
     """
@@ -40,7 +43,7 @@ class OnlineProbe:
     def __call__(self, features: torch.Tensor) -> torch.Tensor:
         """Class scores `(N, num_classes)` of features `(N, D)`, on the CPU."""
         with torch.no_grad():
-            return torch.cat([self.classifier(rows.to(self.device)).cpu() for rows in features.split(self.chunk_size)])
+            return torch.cat([self._scores(rows.to(self.device)).cpu() for rows in features.split(self.chunk_size)])
 
     def observe(self, model: SSLModel, pixel_values: torch.Tensor | Sequence[torch.Tensor], indices, share: float):
         """Adds a batch to the gradient of the step that is under way.
@@ -55,7 +58,7 @@ class OnlineProbe:
             features = torch.cat([model(chunk).pooler_output for chunk in images.split(self.chunk_size)]).float()
         if self.classifier is None:
             self._begin(features.shape[1])
-        loss = cross_entropy(self.classifier(features), self.labels[indices])
+        loss = cross_entropy(self._scores(features), self.labels[indices])
         (loss * share).backward()
 
     def step(self) -> None:
@@ -91,9 +94,12 @@ class OnlineProbe:
         )
 
     def _begin(self, width: int) -> None:
-        classifier = nn.utils.skip_init(nn.Linear, width, self.num_classes, device=self.device)
+        classifier = nn.utils.skip_init(nn.Linear, width, self.num_classes, device=self.device, dtype=torch.float32)
         with torch.no_grad():
             for parameter in classifier.parameters():
                 parameter.zero_()
         self.classifier = classifier
-        self.optimizer = torch.optim.AdamW(classifier.parameters(), lr=self.learning_rate, weight_decay=0.0)
+        self.optimizer = torch.optim.SGD(classifier.parameters(), lr=self.learning_rate, momentum=0.9)
+
+    def _scores(self, features: torch.Tensor) -> torch.Tensor:
+        return self.classifier(normalize(features - features.mean(dim=1, keepdim=True)))

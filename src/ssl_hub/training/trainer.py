@@ -327,7 +327,8 @@ class SSLTrainer:
         # As the first process found it, lest rounding divides them.
         value = broadcast_(torch.tensor(self.last_evaluation[name], dtype=torch.double, device=self.accelerator.device))
         found, metric = {"metric": name, "value": value.item(), "step": self.step}, METRICS[name]
-        if self.best is not None and not metric.goodness(found["value"]) > metric.goodness(self.best["value"]):
+        goodness = metric.goodness(found["value"])
+        if not math.isfinite(goodness) or (self.best is not None and goodness <= metric.goodness(self.best["value"])):
             return False
         self.best = found
         self.log.say(f"the best {metric.title} so far, {metric.format(found['value'])}: keeping checkpoint-{self.step}")
