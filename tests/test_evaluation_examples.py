@@ -80,13 +80,14 @@ def test_report_on_several_models(run, folder, tmp_path, capsys):
     model, processor = load_feature_model(folder / "model")
     untrained_model(model, seed=5).save_pretrained(folder / "other")
     processor.save_pretrained(folder / "other")
-    options = {"protocols": "knn,linear,label_free", "baselines": "pixels,untrained"}
+    protocols = "[{type: knn}, {type: linear_probe}, {type: label_free}, {type: views, num_images: 8, num_views: 3}]"
+    options = {"protocols": protocols, "baselines": "pixels,untrained"}
     run("evaluate_model.py", "--model_name_or_path", "model", "other", **options)
     printed = capsys.readouterr().out
     out = tmp_path / "out"
     results = json.loads((out / "results.json").read_text())["models"]
     assert list(results) == ["model", "other", "untrained", "pixels"]
-    names = {"knn_accuracy", "linear_probe_accuracy", "embedding_std", "rankme"}
+    names = {"knn_accuracy", "linear_probe_accuracy", "embedding_std", "rankme", "lidar", "alignment"}
     assert all(names <= values.keys() for values in results.values())
     assert f"the report is {out / 'report.html'}" in printed and "model: kNN accuracy" in printed
     kinds = ("map", "neighbors", "confusion", "attention", "patches", "curves")
@@ -99,6 +100,23 @@ def test_report_on_several_models(run, folder, tmp_path, capsys):
     assert found[("kNN accuracy", "test")] == round(results["model"]["knn_accuracy"], 4)
     assert ("linear probe accuracy", "test") in found and ("kNN accuracy", None) in found
     assert not (folder / "other" / "README.md").exists()
+
+
+def test_rank_correlations_of_many_models():
+    example = runpy.run_path(str(EXAMPLES / "evaluate_model.py"))
+    values = {
+        "knn_accuracy": [0.1, 0.2, 0.3, 0.4, 0.5],
+        "rankme": [1, 2, 3, 5, 4],
+        "alpha_req": [3.0, 0.2, 1.5, 0.9, 1.0],  # nearer to 1 with every model
+        "uniformity": [-1, -2, -3, -4, -5],  # the lower, the better
+        "embedding_std": [0.5] * 5,
+    }
+    reports = [
+        example["ModelReport"](str(i), {name: of_models[i] for name, of_models in values.items()}) for i in range(5)
+    ]
+    correlations = example["rank_correlations"](reports)
+    assert correlations == pytest.approx({"rankme": 0.9, "uniformity": 1.0, "alpha_req": 1.0})
+    assert example["rank_correlations"](reports[:4]) == {}
 
 
 def test_report_without_labels(run, folder, tmp_path):
@@ -140,6 +158,11 @@ DIGITS = [str(i) for i in range(10)]
         ("evaluate_model.py", {"model_name_or_path": "some"}, "the model some cannot be loaded"),
         ("evaluate_model.py", {"protocols": "knn,probing"}, "there is no evaluation 'probing'"),
         ("evaluate_model.py", {"protocols": "[{type: knn"}, "is not YAML"),
+        (
+            "evaluate_model.py",
+            {"protocols": "online_probe"},
+            "'online_probe' needs the batches of a pretraining run: name it there, by --evaluation",
+        ),
         ("evaluate_model.py", {"baselines": "random"}, "--baselines takes pixels, untrained or none; got random"),
         ("evaluate_model.py", {"model_name_or_path": "pixels"}, "need names of their own in the report; got pixels"),
         ("evaluate_model.py", {"eval_split": "validation"}, "no split 'validation'"),

@@ -1,5 +1,7 @@
 import json
 import logging
+import subprocess
+import sys
 from typing import ClassVar
 
 import pytest
@@ -153,6 +155,15 @@ def test_a_new_metric_is_told_in_one_place(toy_evaluator, tmp_path, monkeypatch)
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     plot_training_curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png")
     assert drawn == {"Training": [2.0], "toy error": [40.0]}
+
+
+@pytest.mark.parametrize("first", ["spectrum", "linear_probe", "evaluators"])
+def test_no_order_of_imports_shows(first):
+    code = f"import ssl_hub.evaluation.{first}, ssl_hub.evaluation.evaluators as e; print(*e.METRICS)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == [name for name in METRICS if name != "toy_error"]
+    types = [next(each.type for each in EVALUATORS.values() if name in each.metrics) for name in METRICS]
+    assert types == sorted(types)
 
 
 def test_names_are_taken_once(toy_evaluator):

@@ -28,7 +28,8 @@ def report(tmp_path):
         ModelReport("pixels", {"knn_accuracy": 0.5}),
     ]
     settings = {"dataset": EVIL}
-    return EvaluationReport(settings, models, {"knn_accuracy": 0.1}, tmp_path / "pictures" / "chart.png")
+    chart = tmp_path / "pictures" / "chart.png"
+    return EvaluationReport(settings, models, {"knn_accuracy": 0.1}, chart, {"alpha_req": -0.875})
 
 
 class Page(HTMLParser):
@@ -61,6 +62,8 @@ def test_the_page_is_complete_and_escaped(report, tmp_path):
         "50.00%",
         "10.00%",
         "3.25",
+        "alpha-ReQ (decay of eigenvalues) → 1",
+        "-0.88",
     ):
         assert shown in page.texts, shown
 
@@ -73,6 +76,7 @@ def test_the_text_and_the_numbers(report, tmp_path):
     assert rows[2:] == [
         "| kNN accuracy ↑ | **75.00%** | 50.00% | 10.00% |",
         "| RankMe (effective rank) ↑ | 3.25 |  |  |",
+        *("| metric | Spearman |", "| --- | --- |", "| alpha-ReQ (decay of eigenvalues) → 1 | -0.88 |"),
     ]
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["models"] == {EVIL: {"knn_accuracy": 0.75, "rankme": 3.25}, "pixels": {"knn_accuracy": 0.5}}

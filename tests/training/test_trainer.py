@@ -436,6 +436,7 @@ def test_a_push_that_fails_keeps_the_model(tmp_path, monkeypatch):
 def train_with_batches_of(batch_size, output_dir):
     modeling_masked_image.draw_patches = mask_by_position
     args = {"max_train_steps": 6, "eval_steps": 3, "checkpointing_steps": "3", "adam_epsilon": 1e-3}
+    args["evaluation"] = "[{type: knn}, {type: label_free}, {type: online_probe}, {type: views, num_images: 11}]"
     eval_dataset = digits("test", 41)  # an odd number: the processes get shares of different sizes
     trainer = build_trainer(output_dir, None, eval_dataset, per_device_train_batch_size=batch_size, **args)
     process = trainer.accelerator.process_index
@@ -472,6 +473,9 @@ def test_two_processes_are_one_with_the_whole_batch(tmp_path, monkeypatch):
     for line, expected in zip(metrics_of(tmp_path / "two"), metrics_of(tmp_path / "one"), strict=True):
         assert line == pytest.approx(expected, rel=1e-4)
     assert [path.name for path in list_checkpoints(tmp_path / "two")] == ["checkpoint-3", "checkpoint-6"]
+    probes = [load_file(tmp_path / run / "checkpoint-6" / "online_probe.safetensors") for run in ("one", "two")]
+    for name, tensor in probes[0].items():
+        torch.testing.assert_close(probes[1][name], tensor, atol=1e-5, rtol=1e-3)
 
 
 if __name__ == "__main__":  # what the test above launches

@@ -46,6 +46,28 @@ def test_loss_learning_rate_and_accuracy(tmp_path, drawn):
     assert Image.open(tmp_path / "curves.png").format == "PNG"
 
 
+def test_baselines_of_a_run_are_lines_in_the_panels_of_accuracies(tmp_path, monkeypatch):
+    lines = {}
+    monkeypatch.setattr(
+        Figure,
+        "savefig",
+        lambda figure, *args, **kwargs: lines.update(
+            {
+                axes.get_title(): [
+                    (line.get_label(), line.get_linestyle(), *line.get_ydata()) for line in axes.lines[1:]
+                ]
+                for axes in figure.axes
+            }
+        ),
+    )
+    baselines = {"step": 0, "chance_accuracy": 0.1, "pixel_knn_accuracy": 0.25}
+    metrics = write(tmp_path / "metrics.jsonl", [EVALUATION[0], baselines, *TRAINING])
+    plot_training_curves(metrics, tmp_path / "curves.png", {"untrained": {"rankme": 2.0}})
+    expected = [("chance", ":", 10, 10), ("kNN of pixels", "--", 25, 25)]
+    assert lines["kNN accuracy"] == expected
+    assert lines["RankMe (effective rank)"] == [("untrained", "--", 2.0, 2.0)]
+
+
 def test_without_evaluation_there_is_one_panel(tmp_path, drawn):
     plot_training_curves(write(tmp_path / "metrics.jsonl", TRAINING), tmp_path / "curves.png")
     assert sorted(drawn) == [", learning rate", "Training, loss"]
