@@ -240,7 +240,7 @@ def load_models(names: list[str], baselines: list[str], pooling: str | None):
 
 def chance_levels(evaluators: list[Evaluator], labels: Tensor | None) -> dict[str, float]:
     """What naming the most frequent class every time would reach."""
-    trained = [evaluator for evaluator in evaluators if evaluator.needs_labels and evaluator.needs_train_features]
+    trained = [evaluator for evaluator in evaluators if evaluator.needs_train_labels]
     names = [
         name for evaluator in trained for name, metric in evaluator.metrics.items() if metric.hub_type == "accuracy"
     ]

@@ -157,9 +157,8 @@ def test_a_new_metric_is_told_in_one_place(toy_evaluator, tmp_path, monkeypatch)
     assert drawn == {"Training": [2.0], "toy error": [40.0]}
 
 
-@pytest.mark.parametrize("first", ["spectrum", "linear_probe", "evaluators"])
-def test_no_order_of_imports_shows(first):
-    code = f"import ssl_hub.evaluation.{first}, ssl_hub.evaluation.evaluators as e; print(*e.METRICS)"
+def test_no_order_of_imports_shows():
+    code = "import ssl_hub.evaluation.spectrum, ssl_hub.evaluation.evaluators as e; print(*e.METRICS)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.split() == [name for name in METRICS if name != "toy_error"]
     types = [next(each.type for each in EVALUATORS.values() if name in each.metrics) for name in METRICS]

@@ -20,7 +20,7 @@ from ssl_hub.data.views import View
 # seed. The trainer's streams are small numbers.
 _ORDER_STREAM = int.from_bytes(b"orde", "big")
 _VIEW_STREAM = int.from_bytes(b"view", "big")
-# The epoch of views that are not those of any.
+# Stands for the epoch of views that belong to none.
 _NO_EPOCH = 2**32 - 1
 
 

@@ -77,6 +77,11 @@ class Evaluator:
     input: ClassVar[Literal["features", "views", "scores"]] = "features"
 
     @property
+    def needs_train_labels(self) -> bool:
+        """Whether something that is trained on the training images and their labels is evaluated."""
+        return self.needs_labels and (self.needs_train_features or self.input == "scores")
+
+    @property
     def max_train_samples(self) -> int | None:
         """How many of the training images `evaluate` gets at most, a random sample; None for all of them."""
         return None

@@ -61,14 +61,13 @@ def build_evaluators(
     allowed = []
     for evaluator in [_build(spec) for spec in _check_specs(DEFAULT_EVALUATION if specs is None else specs)]:
         lacks = None
-        trains = evaluator.needs_train_features or evaluator.input == "scores"
         if evaluator.input == "scores" and not has_train_batches:
             lacks = "the batches of a pretraining run: name it there, by --evaluation"
-        elif trains and not has_train_features:
+        elif (evaluator.needs_train_features or evaluator.needs_train_labels) and not has_train_features:
             lacks = "the training images by index, and they are streamed: load them without --streaming"
         elif evaluator.needs_labels and not has_eval_labels:
             lacks = f"labels, and the evaluation split has none: {_LABELS_ARE}"
-        elif evaluator.needs_labels and trains and not has_train_labels:
+        elif evaluator.needs_train_labels and not has_train_labels:
             lacks = f"labels, and the training split has none: {_LABELS_ARE}"
         if lacks is None:
             allowed.append(evaluator)

@@ -15,7 +15,7 @@ from ..data.loading import build_eval_loader
 from ..data.processing import Normalize
 from ..data.views import View
 from ..evaluation.base import Evaluator, LabelledFeatures
-from ..evaluation.evaluators import METRICS, build_evaluators, check_metric
+from ..evaluation.evaluators import build_evaluators, check_metric
 from ..evaluation.feature_models import pixel_baseline
 from ..evaluation.features import extract_feature_table, gather_feature_tables, process_rows
 from ..evaluation.knn import KNNEvaluator, knn_accuracy
@@ -179,8 +179,7 @@ class RunEvaluation:
 
         The kNN of pixels is that of a sample, with the settings of the run's kNN evaluation.
         """
-        is_accuracy = [METRICS[name].hub_type == "accuracy" for each in self.evaluators for name in each.metrics]
-        if not any(is_accuracy):
+        if not any(evaluator.needs_train_labels for evaluator in self.evaluators):
             return {}
         labels = torch.tensor(self.eval_dataset["label"][:])
         baselines = {"chance_accuracy": labels.bincount().max().item() / len(labels)}

@@ -25,13 +25,14 @@ from ..data.datasets import load_image_dataset
 from ..data.loading import build_train_loader, close_loader, explain_worker_errors
 from ..data.processing import Normalize, build_image_processor
 from ..data.views import INPUT_KEYS, build_views
-from ..distributed import average_batchnorm_statistics, broadcast_, synchronize_batchnorm
-from ..evaluation.evaluators import METRICS, describe_metrics
+from ..distributed import average_batchnorm_statistics, synchronize_batchnorm
+from ..evaluation.evaluators import describe_metrics
 from ..hub.publishing import check_can_push, publish
 from ..lifecycle import FeatureTable, Progress
 from ..modeling_utils import SSLModel, find_non_finite
 from ..modules.clustering import normalized_mutual_information
 from .arguments import DataArguments, ModelArguments, PretrainingArguments
+from .best_checkpoint import BestCheckpoint
 from .checkpointing import (
     check_output_dir,
     clear_the_way,
@@ -141,7 +142,7 @@ class SSLTrainer:
         self.step, self.epoch, self.step_in_epoch = 0, 0, 0
         self.sampling_weights: torch.Tensor | None = None
         self.last_evaluation: dict = {}
-        self.best: dict | None = None  # metric, value and step of the best evaluation, for `args.keep_best`
+        self.best = BestCheckpoint(args.keep_best, self.accelerator.device)
         self.saved_step: int | None = None
 
     def _prepare_model(self, model: SSLModel) -> None:
@@ -294,7 +295,9 @@ class SSLTrainer:
         is_best = False
         if done or (self.args.eval_steps is not None and self.step % self.args.eval_steps == 0):
             self._evaluate()
-            is_best = self._note_best()
+            is_best = self.best.note(self.step, self.last_evaluation)
+        if is_best:
+            self.log.say(f"{self.best} so far")
         stop = self.signals.agreed()
         if done or stop or is_best or (every != "epoch" and self.step % int(every) == 0):
             self._save_checkpoint()
@@ -318,27 +321,13 @@ class SSLTrainer:
         metrics, warnings = self.run_evaluation(self.model)
         seconds = time.perf_counter() - start
         self.last_evaluation = {"step": self.step, **metrics}
-        self.log.write(self.step, metrics)
-        self.log.say(f"step {self.step}: {describe_metrics(metrics)} ({seconds:.1f} s)")
+        if metrics:  # the online probe alone gives none before the first step
+            self.log.write(self.step, metrics)
+            self.log.say(f"step {self.step}: {describe_metrics(metrics)} ({seconds:.1f} s)")
         if self.is_main and self.step > 0:
             for warning in warnings:
                 logger.warning(warning)
         self.log.leave_out(seconds)
-
-    def _note_best(self) -> bool:
-        """Whether the evaluation of this step is the best one so far by `args.keep_best`, so that it is to be saved."""
-        name = self.args.keep_best
-        if name is None or name not in self.last_evaluation:
-            return False
-        # As the first process found it, lest rounding divides them.
-        value = broadcast_(torch.tensor(self.last_evaluation[name], dtype=torch.double, device=self.accelerator.device))
-        found, metric = {"metric": name, "value": value.item(), "step": self.step}, METRICS[name]
-        goodness = metric.goodness(found["value"])
-        if not math.isfinite(goodness) or (self.best is not None and goodness <= metric.goodness(self.best["value"])):
-            return False
-        self.best = found
-        self.log.say(f"the best {metric.title} so far, {metric.format(found['value'])}: keeping checkpoint-{self.step}")
-        return True
 
     # Beginning, checkpoints, end
 
@@ -374,7 +363,7 @@ class SSLTrainer:
             self.run_evaluation.probe.load_state(tensors["online_probe"])
         self.step, self.epoch, self.step_in_epoch = state["step"], state["epoch"], state["step_in_epoch"]
         self.last_evaluation = state["last_evaluation"]
-        self._resume_best(state["best"])
+        self.best.resume(state["best"], self.output_dir)
         self.log.load_state(state["log"])
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
@@ -389,17 +378,6 @@ class SSLTrainer:
                 "from here on the run differs from the one that wrote %s: %s", checkpoint, "; ".join(changed)
             )
         self.log.say(f"resuming from {checkpoint}: step {self.step} of {self.total_steps}")
-
-    def _resume_best(self, best: dict | None) -> None:
-        if best is None or best["metric"] != self.args.keep_best:
-            return
-        if (self.output_dir / f"checkpoint-{best['step']}").is_dir():
-            self.best = best
-        elif self.is_main:
-            logger.warning(
-                "checkpoint-%d, the best one by %s, is not in %s any more: the best one from here on is kept",
-                *(best["step"], best["metric"], self.output_dir),
-            )
 
     def _check_resumable(self, checkpoint: Path, state: dict) -> None:
         """Refuses what a run cannot change on its way; it takes all other settings from its own arguments."""
@@ -443,7 +421,7 @@ class SSLTrainer:
                 "epoch": self.epoch,
                 "step_in_epoch": self.step_in_epoch,
                 "last_evaluation": self.last_evaluation,
-                "best": self.best,
+                "best": self.best.found,
                 "log": log,
                 "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else None,
                 "identity": self.identity,
@@ -457,7 +435,7 @@ class SSLTrainer:
                 state,
                 tensors,
                 self.args.save_total_limit,
-                best_step=self.best and self.best["step"],
+                best_step=self.best.step,
             )
         self.saved_step = self.step
         self.accelerator.wait_for_everyone()
@@ -478,16 +456,14 @@ class SSLTrainer:
                 initial_weights=self.model_args and self.model_args.model_name_or_path,
                 dataset_name=self.data_args.dataset_name if self.data_args is not None else None,
                 training_arguments=self._training_arguments(),
-                best=self.best,
+                best=self.best.found,
                 repo_id=self.args.hub_model_id,
             )
             if self.log.unreadable:
                 logger.warning("images that could not be read and were skipped: %d", len(self.log.unreadable))
             self.log.say(f"the model is in {self.output_dir}")
-            if self.best is not None:
-                self.log.say(
-                    f"the best one by {self.best['metric']} is in {self.output_dir}/checkpoint-{self.best['step']}"
-                )
+            if self.best.found is not None:
+                self.log.say(str(self.best))
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
         # Last, as it may fail, and may take longer than processes wait for each other.
