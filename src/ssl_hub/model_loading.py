@@ -20,6 +20,7 @@ from transformers import (
 
 from .configuration_utils import SSLConfig
 from .data.processing import build_image_processor
+from .modeling_utils import check_finite
 from .modules.backbones import drop_trained_pooler
 from .pretrained import load_pretrained
 
@@ -52,7 +53,8 @@ def load_model(
     Raises:
         OSError: there is no such model.
         ValueError: the model cannot be loaded, or weights of its backbone are missing or of other shapes. A pooler does
-            not count, as few checkpoints have weights for it, nor do the norms of `load_feature_pyramid`.
+            not count, as few checkpoints have weights for it, nor do the norms of `load_feature_pyramid`. Or they hold NaN
+            or infinity.
     """
     config = read_config(name_or_path) if config is None else config
     name = _hub_id(os.fspath(name_or_path))
@@ -67,6 +69,7 @@ def load_model(
             f"the checkpoint {name!r} lacks or does not fit {len(lacking)} tensors of its backbone, such as {lacking[0]}, "
             "which would be random weights: save the whole model with save_pretrained"
         )
+    check_finite(model.state_dict(), f"the checkpoint {name}")
     return model
 
 

@@ -260,6 +260,10 @@ def test_every_recipe_is_made_of_arguments(models, tmp_path, name):
         (["--learning_rate", "1", "--classifier_stages", "1"], "'vit' has no stages"),
         (["--learning_rate", "1", "--model_name_or_path", "./nowhere"], "nowhere"),
         (["--learning_rate", "1", "--eval_split", "dev"], "no split 'dev'"),
+        (
+            ["--learning_rate", "1e30", "--optimizer", "sgd", "--max_steps", "3"],
+            "the loss is (nan|inf) by step 3: make the learning rate smaller",
+        ),
     ],
 )
 def test_errors_are_a_sentence(models, tmp_path, monkeypatch, options, message):

@@ -1,5 +1,6 @@
 """transformers' `Trainer`, with the optimizers, schedules and mixed labels that classifiers are published with."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -216,6 +217,15 @@ class ClassifierTrainer(Trainer):
             for part in parts
         )
         return (loss, {"loss": loss, "logits": outputs.logits}) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], *args, **kwargs) -> None:
+        for name in ("loss", "train_loss"):
+            if not math.isfinite(logs.get(name, 0.0)):
+                raise ValueError(
+                    f"the loss is {logs[name]} by step {self.state.global_step}: make the learning rate smaller, or set "
+                    "--max_grad_norm"
+                )
+        super().log(logs, *args, **kwargs)
 
     def get_eval_dataloader(self, eval_dataset=None):
         """Of all images: transformers would drop an incomplete batch of the test where one of the training is."""

@@ -254,6 +254,12 @@ def _one_against_all(train: LabelledFeatures, test: LabelledFeatures) -> tuple[M
     sides = [train, test]
     if train.labels.ndim == 1:
         num_classes = int(max(side.labels.max() for side in sides)) + 1
+        for side in sides:
+            if len(side.labels.unique()) < 2:
+                raise ValueError(
+                    f"all {len(side.labels)} images of a side are of one class: an SVM tells one from others, so add others "
+                    "or leave the SVMs out"
+                )
         sides = [LabelledFeatures(side.features, one_hot(side.labels, num_classes)) for side in sides]
     shown, tested = ((side.labels == 1).any(dim=0) for side in sides)
     if one_sided := (shown != tested).nonzero().flatten().tolist():

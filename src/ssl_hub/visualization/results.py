@@ -73,7 +73,7 @@ def plot_comparison(
     # In the order of the results: that of METRICS depends on which protocol was imported first.
     names = [name for name in dict.fromkeys(name for values in results.values() for name in values) if name in METRICS]
     if not names:
-        raise ValueError("there is no result to draw: run at least one protocol")
+        raise ValueError("there is no result to draw: run at least one protocol, on two images or more")
     models = list(results)
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
