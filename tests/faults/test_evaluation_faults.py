@@ -11,18 +11,23 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 from test_mae import TINY
 from torch import nn
+from transformers import ViTConfig, ViTModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 import ssl_hub.evaluation.features as features_module
 from ssl_hub import MAEConfig, MAEModel, SSLTrainer
+from ssl_hub.classification.models import load_classifier
 from ssl_hub.data.datasets import load_image_dataset
 from ssl_hub.data.loading import build_eval_loader
 from ssl_hub.data.processing import build_image_processor
 from ssl_hub.evaluation.base import LabelledFeatures
 from ssl_hub.evaluation.evaluators import build_evaluators
+from ssl_hub.evaluation.feature_models import load_feature_model
 from ssl_hub.evaluation.features import extract_feature_table, extract_features, process_rows
+from ssl_hub.model_loading import load_backbone
 from ssl_hub.training.arguments import PretrainingArguments
 from ssl_hub.training.run_evaluation import RunEvaluation
+from ssl_hub.visualization.results import plot_comparison
 
 LABEL_FREE = {"embedding_std", "rankme"}
 
@@ -236,3 +241,53 @@ def test_one_image_has_not_collapsed():
     (evaluator,) = build_evaluators([{"type": "label_free"}])
     assert evaluator.warning(evaluator.evaluate(LabelledFeatures(torch.ones(1, 4), None), None)) is None
     assert "collapsed" in evaluator.warning(evaluator.evaluate(LabelledFeatures(torch.ones(2, 4), None), None))
+
+
+# Labels, features and models that a protocol cannot take
+
+
+@pytest.mark.parametrize(
+    ("protocol", "train_labels", "labels", "message"),
+    [
+        ("linear_probe", [1] * 6, [0, 1] * 3, "All 6 training images are of one class"),
+        ("svm", [1] * 6, [0, 1] * 3, "all 6 images of a side are of one class"),
+        ("low_shot_svm", [0, 1] * 3, [1] * 6, "all 6 images of a side are of one class"),
+        ("svm", [0, 1] * 3, [0, 1, 4] * 2, "the classes 4 have images on one side only"),
+        ("svm", [0, 1, 1, 1, 1, 1], [0, 1] * 3, "Class 0 has 1 of 6 training images: .* it needs 3"),
+        ("low_shot_svm", [0, 1] * 3, [0, 1] * 3, "num_positives=4 needs 5"),
+        ("clustering", [0, 1] * 3, [1] * 6, "needs two classes or more"),
+        ("retrieval", [0, 1] * 3, [1] * 6, "retrieval needs two classes or more"),
+    ],
+)
+def test_labels_of_one_class_and_on_one_side(protocol, train_labels, labels, message):
+    (evaluator,) = build_evaluators([{"type": protocol}])
+    train, test = (LabelledFeatures(torch.randn(6, 4), torch.tensor(each)) for each in (train_labels, labels))
+    with pytest.raises(ValueError, match=message):
+        evaluator.evaluate(test, train)
+
+
+@pytest.mark.parametrize("protocol", ["knn", "linear_probe", "svm"])
+@pytest.mark.parametrize(
+    ("features", "message"), [(torch.full((6, 4), torch.nan), "NaN"), (torch.ones(6, 5), "dimensions|features")]
+)
+def test_features_that_are_not_finite_or_of_another_width(protocol, features, message):
+    (evaluator,) = build_evaluators([{"type": protocol}])
+    labels = torch.tensor([0, 1] * 3)
+    with pytest.raises(ValueError, match=message):
+        evaluator.evaluate(LabelledFeatures(features, labels), LabelledFeatures(torch.randn(6, 4), labels))
+
+
+def test_a_plain_model_that_has_diverged(tmp_path):
+    """Of ours, loading says so already."""
+    model = ViTModel(ViTConfig(**TINY["backbone_config"]))
+    torch.nn.init.constant_(model.layernorm.weight, torch.nan)
+    model.save_pretrained(tmp_path)
+    build_image_processor(16, [0.5] * 3, [0.5] * 3).save_pretrained(tmp_path)
+    for load in (load_feature_model, load_backbone, lambda name: load_classifier(str(name), ["yes", "no"])):
+        with pytest.raises(ValueError, match="holds NaN or infinity"):
+            load(tmp_path)
+
+
+def test_a_single_image_has_no_spectrum(tmp_path):
+    with pytest.raises(ValueError, match="on two images or more"):
+        plot_comparison({"model": {}}, tmp_path / "comparison.png")

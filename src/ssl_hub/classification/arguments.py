@@ -115,6 +115,7 @@ class ClassifierTrainingArguments(TrainingArguments):
     # Where the published protocols differ from transformers' defaults.
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "A schedule of transformers."})
     max_grad_norm: float = field(default=0.0, metadata={"help": "Clip the gradient to this norm; 0 for not at all."})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "A loss that is not finite ends the run."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "A dataset here has no others."})
 
     def __post_init__(self):

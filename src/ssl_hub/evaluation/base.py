@@ -46,6 +46,7 @@ class LabelledFeatures(NamedTuple):
     """Features `(N, D)` of the images that could be read, and their labels `(N,)`, None where there are none.
 
     For an evaluator of another kind of input the features are that, see `Evaluator.input`.
+    Where an image may show several classes, the labels are targets `(N, C)`: 1 for a class that it shows, else 0.
     """
 
     features: Tensor
@@ -80,6 +81,9 @@ class Evaluator:
     def needs_train_labels(self) -> bool:
         """Whether something that is trained on the training images and their labels is evaluated."""
         return self.needs_labels and (self.needs_train_features or self.input == "scores")
+
+    # Whether the labels may be targets, of images that show several classes.
+    takes_several_labels: ClassVar[bool] = False
 
     @property
     def max_train_samples(self) -> int | None:

@@ -34,8 +34,7 @@ def linear_probe_accuracy(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    check_features("train", train_features, train_labels)
-    check_features("test", test_features, test_labels)
+    _check_sets(train_features, train_labels, test_features, test_labels)
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     probe.fit(train_features.float().cpu().numpy(), train_labels.cpu().numpy())
     return float(probe.score(test_features.float().cpu().numpy(), test_labels.cpu().numpy()))
@@ -87,10 +86,7 @@ def sweep_linear_probes(
     Raises:
         ValueError: sizes that do not fit, features that are not finite, a single class, or nothing left to hold out.
     """
-    check_features("train", train_features, train_labels)
-    check_features("test", test_features, test_labels)
-    if len(train_labels.unique()) < 2:
-        raise ValueError(f"All {len(train_labels)} training images are of one class: a probe needs at least two.")
+    _check_sets(train_features, train_labels, test_features, test_labels)
     if not learning_rates or min(learning_rates) <= 0 or epochs < 1 or batch_size < 1 or not 0 < held_out < 1:
         raise ValueError(
             "learning_rates must be positive, epochs and batch_size at least 1 and held_out between 0 and 1; got "
@@ -118,6 +114,16 @@ def sweep_linear_probes(
         test_accuracy=_accuracy(scores, test_labels),
         predictions=scores.argmax(dim=1).cpu(),
     )
+
+
+def _check_sets(train_features: Tensor, train_labels: Tensor, test_features: Tensor, test_labels: Tensor) -> None:
+    check_features("train", train_features, train_labels)
+    check_features("test", test_features, test_labels)
+    if len(train_labels.unique()) < 2:
+        raise ValueError(
+            f"All {len(train_labels)} training images are of one class: a linear probe needs at least two, so add others or "
+            "leave it out."
+        )
 
 
 def _hold_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:

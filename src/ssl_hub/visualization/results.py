@@ -72,7 +72,7 @@ def plot_comparison(
     """
     names = [name for name in dict.fromkeys(name for values in results.values() for name in values) if name in METRICS]
     if not names:
-        raise ValueError("there is no result to draw: run at least one protocol")
+        raise ValueError("there is no result to draw: run at least one protocol, on two images or more")
     models = list(results)
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
