@@ -212,7 +212,8 @@ class MaskTokenModel(MaskedTargetModel):
 
     def _predict_patches(self, pixel_values, bool_masked_pos):
         mask, _, masked_patches = self.split_patches(pixel_values, bool_masked_pos)
-        tokens = self.backbone(pixel_values, bool_masked_pos=mask, interpolate_pos_encoding=True).last_hidden_state
+        images = pixel_values.to(self.backbone.dtype)
+        tokens = self.backbone(images, bool_masked_pos=mask, interpolate_pos_encoding=True).last_hidden_state
         return mask, masked_patches, self.predict_targets(tokens, masked_patches)
 
     def predict_targets(self, tokens: torch.Tensor, masked_patches: torch.Tensor) -> torch.Tensor:
