@@ -37,6 +37,7 @@ _PUBLIC = {
     "FeatureTable": "lifecycle",
     "register_algorithm": "models.auto",
     "load_image_dataset": "data.datasets",
+    "load_backbone": "model_loading",
     "SSLTrainer": "training.trainer",
 }
 for _model_type in ALGORITHMS:

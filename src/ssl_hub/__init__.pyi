@@ -8,6 +8,7 @@ from .data.datasets import load_image_dataset as load_image_dataset
 from .lifecycle import FeatureTable as FeatureTable
 from .lifecycle import ParameterRule as ParameterRule
 from .lifecycle import Progress as Progress
+from .model_loading import load_backbone as load_backbone
 from .modeling_clustering import ClusteringModel as ClusteringModel
 from .modeling_joint_embedding import JointEmbeddingModel as JointEmbeddingModel
 from .modeling_masked_image import MaskedPatchModel as MaskedPatchModel

@@ -37,6 +37,7 @@ def mae(tmp_path):
 @pytest.fixture
 def resnet(tmp_path):
     AutoModel.from_config(ResNetConfig(**RESNET)).save_pretrained(tmp_path / "resnet")
+    build_image_processor(224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)).save_pretrained(tmp_path / "resnet")
     return str(tmp_path / "resnet")
 
 
@@ -136,8 +137,9 @@ def test_what_a_model_lacks_is_said(mae, resnet, fields, message):
 
 def test_a_checkpoint_of_another_model_is_refused(mae, resnet, tmp_path):
     ViTConfig(**VIT, num_labels=7).save_pretrained(tmp_path / "other")
+    AutoImageProcessor.from_pretrained(mae).save_pretrained(tmp_path / "other")
     (tmp_path / "other" / "model.safetensors").write_bytes((tmp_path / "resnet" / "model.safetensors").read_bytes())
-    with pytest.raises(ValueError, match="lacks 5. tensors of its backbone"):
+    with pytest.raises(ValueError, match="lacks or does not fit 5. tensors of its backbone"):
         load_classifier(str(tmp_path / "other"), NAMES)
 
 
@@ -157,6 +159,7 @@ def test_stochastic_depth_rises_over_the_blocks(mae):
     }
     swin = AutoConfig.for_model(**swin)
     AutoModel.from_config(swin).save_pretrained(f"{mae}/swin")
+    AutoImageProcessor.from_pretrained(mae).save_pretrained(f"{mae}/swin")
     model = load_classifier(f"{mae}/swin", NAMES, drop_path_rate=0.3)
     assert [m.drop_prob for m in model.modules() if type(m).__name__ == "SwinDropPath"][-1] == pytest.approx(0.3)
     model = load_classifier("vit_tiny_patch16_224", NAMES, from_scratch=True, drop_path_rate=0.3)

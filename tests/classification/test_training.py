@@ -19,6 +19,7 @@ from transformers import AutoModel, AutoModelForImageClassification, EvalPredict
 from ssl_hub.classification.arguments import AugmentationArguments, list_protocols, load_protocol, parse_arguments
 from ssl_hub.classification.linear_probe import probe_features
 from ssl_hub.classification.trainer import _accuracies, _ranks, build_trainer, build_transform, run_trainer
+from ssl_hub.data.processing import build_image_processor
 from ssl_hub.training.recipes import list_recipes
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -55,6 +56,8 @@ def models(tmp_path_factory):
     torch.manual_seed(0)
     AutoModel.from_config(ViTConfig(**VIT, intermediate_size=32)).save_pretrained(folder / "vit")
     AutoModel.from_config(ResNetConfig(**RESNET)).save_pretrained(folder / "resnet")
+    for name in ("vit", "resnet"):
+        build_image_processor(16, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)).save_pretrained(folder / name)
     return folder
 
 

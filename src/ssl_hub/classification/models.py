@@ -1,26 +1,15 @@
 """An image classifier on any backbone: of a checkpoint of ssl_hub, of transformers, or of timm."""
 
-from collections.abc import Iterable
-from pathlib import Path
-
-import timm
 import torch
 from timm.layers import DropPath
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModel,
-    AutoModelForImageClassification,
-    PreTrainedConfig,
-    TimmWrapperConfig,
-)
+from transformers import AutoModelForImageClassification, PreTrainedConfig, TimmWrapperConfig
 from transformers.models.vit.modeling_vit import ViTLayer
 
 from ..configuration_utils import BackboneConfig, SSLConfig
+from ..model_loading import image_statistics, load_backbone, load_image_processor, load_model, read_config
 from ..modeling_utils import BackboneForImageClassification, SSLForImageClassification
 from ..modules.backbones import check_image_size, describe
-from ..pretrained import load_pretrained
 
 
 def load_classifier(
@@ -45,10 +34,10 @@ def load_classifier(
         fields: of the configuration: `pooling`, `image_size`, and those that begin with `classifier_`.
 
     Raises:
-        ValueError: the model is none of images, or lacks what the fields ask for.
+        ValueError: the model is none of images, or lacks what the fields ask for, weights, or an image processor.
         OSError: there is no such model.
     """
-    config = _read_config(name_or_path)
+    config = read_config(name_or_path)
     labels = {"id2label": dict(enumerate(label_names)), "label2id": {name: i for i, name in enumerate(label_names)}}
     fields = {name: value for name, value in fields.items() if value is not None} | labels
     is_ours = isinstance(config, SSLConfig)
@@ -60,23 +49,15 @@ def load_classifier(
             setattr(config, name, value)
         if from_scratch:
             model = AutoModelForImageClassification.from_config(config)
-        else:
-            model, info = load_pretrained(
-                AutoModelForImageClassification,
-                name_or_path,
-                config=config,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # a classifier of other classes is made anew
-            )
-            _check_complete(name_or_path, info["missing_keys"])
+        else:  # a classifier of other classes is made anew
+            model = load_model(AutoModelForImageClassification, name_or_path, config, ignore_mismatched_sizes=True)
     else:
-        statistics = _statistics(name_or_path, config)
-        model = BackboneForImageClassification(BackboneConfig(backbone_config=config, **statistics, **fields))
+        fields |= _statistics(name_or_path, config, from_scratch)
+        model = BackboneForImageClassification(BackboneConfig(backbone_config=config, **fields))
         if not from_scratch:
-            state, not_found = _pretrained_state(name_or_path, config)
-            # A pooler, or the norm that gave way to the classifier's, is not there any more.
-            missing, _ = model.backbone.load_state_dict(state, strict=False)
-            _check_complete(name_or_path, [*missing, *(not_found & model.backbone.state_dict().keys())])
+            state = load_backbone(name_or_path, config).state_dict()
+            # Without the norm that gave way to the classifier's.
+            model.backbone.load_state_dict({name: state[name] for name in model.backbone.state_dict()})
     check_image_size(model.backbone, model.config.image_size)
     if drop_path_rate is not None:
         _drop_paths_of_vit(model.backbone, drop_path_rate)
@@ -84,40 +65,16 @@ def load_classifier(
     return model
 
 
-def _read_config(name_or_path: str) -> PreTrainedConfig:
-    if not Path(name_or_path).exists() and timm.is_model(name_or_path):
-        return TimmWrapperConfig(architecture=name_or_path)
-    return load_pretrained(AutoConfig, name_or_path)
-
-
-def _statistics(name_or_path: str, config: PreTrainedConfig) -> dict:
-    """Mean and deviation that a model's images are normalised with; those of ImageNet where it does not say."""
-    if isinstance(config, TimmWrapperConfig):
-        pretrained = timm.get_pretrained_cfg(config.architecture)
-        return {"image_mean": pretrained.mean, "image_std": pretrained.std} if pretrained else {}
+def _statistics(name_or_path: str, config: PreTrainedConfig, from_scratch: bool) -> dict[str, list[float]]:
+    """Of the images that the weights were trained on; new weights do without, and get those of ImageNet."""
     try:
-        processor = AutoImageProcessor.from_pretrained(name_or_path)
-    except (OSError, ValueError):  # without a file, or one that transformers knows
-        return {}
-    return {"image_mean": processor.image_mean, "image_std": processor.image_std}
-
-
-def _pretrained_state(name_or_path: str, config: PreTrainedConfig) -> tuple[dict, set[str]]:
-    """The tensors of a backbone, and the names of those that its checkpoint lacks, which are new."""
-    if isinstance(config, TimmWrapperConfig) and not Path(name_or_path).exists() and timm.is_model(name_or_path):
-        model = timm.create_model(name_or_path, pretrained=True, num_classes=0)
-        return {f"timm_model.{name}": tensor for name, tensor in model.state_dict().items()}, set()
-    model, info = load_pretrained(AutoModel, name_or_path, config=config, output_loading_info=True)
-    return model.state_dict(), set(info["missing_keys"])
-
-
-def _check_complete(name_or_path: str, missing: Iterable[str]) -> None:
-    missing = [name for name in missing if not name.startswith("classifier")]
-    if missing:
-        raise ValueError(
-            f"{name_or_path} lacks {len(missing)} tensors of its backbone ({', '.join(missing[:3])}, ...): it is no "
-            "checkpoint of that model"
-        )
+        processor = load_image_processor(name_or_path, config)
+    except ValueError:
+        if from_scratch:
+            return {}
+        raise
+    mean, std = image_statistics(processor)
+    return {"image_mean": mean, "image_std": std}
 
 
 def _set_drop_path(config: PreTrainedConfig, rate: float) -> None:

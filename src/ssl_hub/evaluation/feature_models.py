@@ -4,14 +4,14 @@ import os
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, BaseImageProcessor, PreTrainedModel
+from transformers import AutoModel, BaseImageProcessor, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ..configuration_utils import SSLConfig
 from ..data.processing import build_image_processor
+from ..model_loading import load_image_processor, load_model, read_config
 from ..modeling_utils import SSLModel
 from ..modules.backbones import backbone_layout, build_backbone, drop_trained_pooler, feature_map, run_backbone
-from ..pretrained import load_pretrained
 
 
 class BackboneFeatures(nn.Module):
@@ -65,21 +65,16 @@ def load_feature_model(
 
     Raises:
         OSError: there is no such model.
-        ValueError: the model cannot be loaded, lacks weights that its features depend on, or makes no features of
-            images.
+        ValueError: the model cannot be loaded, lacks weights that its features depend on, has no image processor, or
+            makes no features of images.
     """
-    name = _hub_name(os.fspath(name_or_path))
-    config = load_pretrained(AutoConfig, name)
-    if getattr(config, "model_args", None):
-        config.model_args.pop("num_classes", None)  # recent timm writes it; transformers passes it itself
-    model, info = load_pretrained(AutoModel, name, config=config, output_loading_info=True)
-    is_ours = isinstance(config, SSLConfig)
-    _check_weights(str(name_or_path), {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}, is_ours)
-    if not is_ours:
+    config = read_config(name_or_path)
+    model = load_model(AutoModel, name_or_path, config)
+    if not isinstance(config, SSLConfig):
         model = BackboneFeatures(model, pooling or "cls")
     elif pooling is not None:
         model.config.pooling = pooling
-    return model.eval(), _load_image_processor(name, config)
+    return model.eval(), load_image_processor(name_or_path, config)
 
 
 def untrained_model(model: "SSLModel | BackboneFeatures", seed: int = 0) -> "SSLModel | BackboneFeatures":
@@ -107,37 +102,3 @@ def patch_tokens(model: "SSLModel | BackboneFeatures", last_hidden_state: torch.
         ValueError: the model has neither, or the images were not square.
     """
     return feature_map(model.backbone, last_hidden_state).flatten(2).transpose(1, 2)
-
-
-def _hub_name(name: str) -> str:
-    if not os.path.exists(name) and "/" not in name:
-        import timm  # it takes a while to import
-
-        pretrained = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
-        if pretrained is not None and pretrained.hf_hub_id:
-            return pretrained.hf_hub_id
-    return name
-
-
-def _check_weights(name: str, missing: set[str], is_ours: bool) -> None:
-    # Whatever the checkpoint lacks was drawn at random. Features depend on the backbone alone, and not on its pooler.
-    lacking = sorted(
-        key for key in missing if (key.startswith("backbone.") if is_ours else not key.startswith("pooler."))
-    )
-    if lacking:
-        raise ValueError(
-            f"the checkpoint {name!r} lacks or does not fit {len(lacking)} tensors of its backbone, such as {lacking[0]}: "
-            "the features would be those of random weights; save the whole model with save_pretrained"
-        )
-
-
-def _load_image_processor(name: str, config) -> BaseImageProcessor:
-    try:
-        return AutoImageProcessor.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        if isinstance(config, SSLConfig):
-            return build_image_processor(config.image_size, config.image_mean, config.image_std)
-        raise ValueError(
-            f"the model {name!r} has no image processor, so how its images are to be normalised is not known: save one "
-            "beside it with AutoImageProcessor.save_pretrained"
-        ) from error
