@@ -5,11 +5,21 @@ import inspect
 import pytest
 import torch
 from joint_embedding_common import BACKBONES
-from transformers import AutoModel
+from transformers import AutoModel, ViTConfig
 
-from ssl_hub import BYOLConfig, SimMIMConfig, SSLModel
+from ssl_hub import BEiTV1Model, BYOLConfig, BYOLModel, SimMIMModel, SSLModel
+from ssl_hub.data.processing import build_image_processor
+from ssl_hub.modules.backbones import build_backbone
+from ssl_hub.training.recipes import load_recipe
 
-TINY_VIT = {"image_size": 16, "patch_size": 4, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+TINY_VIT = {
+    "image_size": 16,
+    "patch_size": 4,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+}
 TINY = {"projection_hidden_size": 16, "projection_size": 8, "predictor_hidden_size": 16}
 
 
@@ -45,3 +55,61 @@ def test_gradient_checkpointing_of_timm_is_its_own():
     assert model.backbone.timm_model.grad_checkpointing
     model.gradient_checkpointing_disable()
     assert not model.backbone.timm_model.grad_checkpointing
+
+
+def plain(name, folder):
+    """A backbone of transformers with weights of its own, saved in a folder; and the features of an image."""
+    torch.manual_seed(1)
+    config = {"vit": ViTConfig(**TINY_VIT), "timm": BACKBONES["timm"], "convnext": BACKBONES["convnext"]}[name]
+    model = build_backbone(config).eval()
+    model.save_pretrained(folder)
+    build_image_processor(16, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)).save_pretrained(folder)
+    return model
+
+
+@pytest.mark.parametrize("name", ["vit", "timm", "convnext"])
+def test_an_algorithm_starts_from_a_plain_backbone(name, tmp_path, caplog):
+    images = torch.randn(2, 3, 32, 32)
+    expected = plain(name, tmp_path)(images, **({"interpolate_pos_encoding": True} if name == "vit" else {}))
+    model, info = BYOLModel.from_pretrained(tmp_path, image_size=32, output_loading_info=True, **TINY)
+    assert torch.equal(model.eval()(images).last_hidden_state, expected.last_hidden_state)
+    assert model.config.image_size == 32 and model.config.image_mean == [0.5] * 3
+    (line,) = [record.message for record in caplog.records if record.name == "ssl_hub.modeling_utils"]
+    assert line == f"BYOLModel starts from the backbone {tmp_path}; new: neck, head"
+    assert "neck.fc0.weight" in info["missing_keys"] and not any(
+        key.startswith("backbone.") for key in info["missing_keys"]
+    )
+    student, teacher = model.backbone.state_dict(), model.teacher.backbone.state_dict()
+    assert all(torch.equal(teacher[key], tensor) for key, tensor in student.items())
+    assert not any(parameter.requires_grad for parameter in model.teacher.parameters())
+
+
+def test_a_masked_image_model_starts_from_a_plain_backbone(tmp_path, caplog):
+    backbone = plain("vit", tmp_path)
+    fields = {"mask_kind": "random", "image_size": 16}
+    model = SimMIMModel.from_pretrained(tmp_path, **fields).eval()
+    assert caplog.messages[-1].endswith("new: backbone.embeddings.mask_token, neck")
+    images = torch.randn(1, 3, 16, 16)
+    assert torch.equal(model(images)[0], backbone(images).last_hidden_state)
+    model.backbone.save_pretrained(tmp_path / "backbone")  # as what is shared has it
+    again = SimMIMModel.from_pretrained(tmp_path, subfolder="backbone", **fields).eval()
+    assert torch.equal(again(images)[0], model(images)[0])
+
+
+def test_a_backbone_that_does_not_fit(tmp_path):
+    plain("vit", tmp_path / "vit")
+    with pytest.raises(ValueError, match="model_type of its backbone must be 'beit'"):
+        BEiTV1Model.from_pretrained(tmp_path / "vit")
+    config = BYOLConfig(backbone_config={"model_type": "vit", **TINY_VIT, "patch_size": 8}, **TINY)
+    with pytest.raises(ValueError, match=r"of other shapes than .*: take the backbone_config of"):
+        BYOLModel.from_pretrained(tmp_path / "vit", config=config)
+
+
+def test_recipe_builds_its_method_around_a_backbone(tmp_path):
+    backbone = plain("vit", tmp_path)
+    model = load_recipe("mae-vit-tiny-digits").build_model(name_or_path=str(tmp_path))
+    recipe = load_recipe("mae-vit-tiny-digits").build_config()
+    assert model.config.decoder_hidden_size == recipe.decoder_hidden_size
+    assert model.config.image_size == recipe.image_size
+    assert model.config.image_mean == recipe.image_mean  # the recipe's own
+    assert torch.equal(model.backbone.layers[0].mlp.fc1.weight, backbone.layers[0].mlp.fc1.weight)

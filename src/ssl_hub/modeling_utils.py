@@ -1,27 +1,31 @@
 """The base of every algorithm: three modes behind one `forward`, and the life-cycle hooks that a trainer calls."""
 
 import inspect
+import logging
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from types import MappingProxyType
 from typing import ClassVar
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_utils import BackboneConfig, SSLConfig
 from .lifecycle import FeatureTable, ParameterRule, Progress
+from .model_loading import fields_around_backbone, load_backbone, read_config
 from .modeling_outputs import (
     SSLLossOutput,
 )
 from .modules.backbones import (
     backbone_hidden_size,
     build_backbone,
+    check_image_size,
     describe,
     explain_failure,
     remove_final_norm,
@@ -32,8 +36,14 @@ from .modules.backbones import (
 from .modules.heads import StageClassifier
 from .modules.memories import Queue
 
+logger = logging.getLogger(__name__)
+
 # What each mode calls.
 MODES = {"tensor": "extract_features", "loss": "loss", "predict": "predict"}
+
+# Options of `from_pretrained` that say where files come from, and what the Auto classes add.
+_HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+_AUTO_OPTIONS = ("_from_auto", "adapter_kwargs", "trust_remote_code")
 
 # The submodules that an algorithm has besides its backbone.
 SUBMODULES = ("neck", "head", "teacher", "memory", "target_generator")
@@ -155,6 +165,17 @@ def _input_names(method: Callable) -> tuple[str, ...] | None:
     return tuple(parameter.name for parameter in parameters)
 
 
+def _plain_config(name, options: dict) -> PreTrainedConfig | None:
+    """The configuration of a checkpoint that is a plain backbone; None for one of our models, or where there is none."""
+    if name is None:
+        return None
+    try:
+        config = read_config(name, **options)
+    except (OSError, ValueError):  # transformers says of our own what is wrong
+        return None
+    return None if isinstance(config, SSLConfig) else config
+
+
 class SSLModel(SSLPreTrainedModel):
     """Base of every algorithm: `backbone`, `neck` and `head`, and where there are any `teacher`, `memory`,
     `target_generator`.
@@ -191,12 +212,52 @@ class SSLModel(SSLPreTrainedModel):
         return None
 
     @classmethod
-    def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs):
-        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
+        """As in transformers; a plain backbone of transformers or timm becomes the `backbone`, and all else is new.
+
+        Args:
+            pretrained_model_name_or_path: of a model of this class, or of a backbone: a folder, such as `backbone/` in
+                what ssl_hub shares, a Hub id, or the bare name of an architecture of timm.
+            config: around a backbone the fields besides `backbone_config`; fields can also be given by name.
+
+        Raises:
+            ValueError: the weights hold NaN or infinity, or the backbone does not fit the algorithm.
+        """
+        name, options = pretrained_model_name_or_path, {key: kwargs[key] for key in _HUB_OPTIONS if key in kwargs}
+        plain_config = _plain_config(name, options)
+        if plain_config is None:
+            model, info = super().from_pretrained(name, *args, output_loading_info=True, **kwargs)
+        else:
+            kwargs = {key: value for key, value in kwargs.items() if key not in {*options, *_AUTO_OPTIONS}}
+            model, info = cls._around_backbone(name, plain_config, options, **kwargs)
         if any(key.startswith("teacher.") for key in info["missing_keys"]):
             model.teacher.follow(model, momentum=0.0)
         model.freeze()  # loading makes every parameter trainable
         return (model, info) if output_loading_info else model
+
+    @classmethod
+    def _around_backbone(cls, name, plain_config, options, config=None, **kwargs):
+        loaded = load_backbone(name, plain_config, **options).state_dict()
+        check_finite(loaded, f"the checkpoint {name}")
+        if config is None:
+            own = {field.name: kwargs.pop(field.name) for field in fields(cls.config_class) if field.name in kwargs}
+            config = cls.config_class(**{**fields_around_backbone(name, plain_config, **options), **own})
+        model = cls._from_config(config, **kwargs)
+        check_image_size(model.backbone, config.image_size)
+        expected = model.backbone.state_dict()
+        wrong = sorted(key for key in loaded.keys() & expected.keys() if loaded[key].shape != expected[key].shape)
+        if wrong:
+            raise ValueError(
+                f"the backbone {name} has {len(wrong)} tensors of other shapes than the configuration's backbone_config, "
+                f"such as {wrong[0]}: take the backbone_config of {name}"
+            )
+        unused = model.backbone.load_state_dict(loaded, strict=False).unexpected_keys
+        found = {f"backbone.{key}" for key in loaded}
+        new = [key for key in model.state_dict() if key not in found]
+        parts = dict.fromkeys(key if key.startswith("backbone.") else key.partition(".")[0] for key in new)
+        parts.pop("teacher", None)  # a copy
+        logger.warning("%s starts from the backbone %s; new: %s", cls.__name__, name, ", ".join(parts) or "nothing")
+        return model, {"missing_keys": set(new), "unexpected_keys": set(unused), "mismatched_keys": set()}
 
     def post_init(self):
         super().post_init()
