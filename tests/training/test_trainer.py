@@ -106,7 +106,8 @@ def test_a_run(tmp_path):
     last = trainer.train()
     assert {path.name for path in tmp_path.iterdir()} == {
         *("README.md", "backbone", "checkpoint-30", "config.json", "curves.png", "metrics.jsonl"),
-        *("model.safetensors", "preprocessor_config.json", "recipe.yaml", "reconstruction.png", "ssl_hub"),
+        *("model.safetensors", "modeling_ssl_hub.py", "preprocessor_config.json", "recipe.yaml", "reconstruction.png"),
+        "ssl_hub",
     }
     lines = metrics_of(tmp_path)
     assert [line["step"] for line in lines if "loss" in line] == [*range(4, 30, 4), 30]
