@@ -6,6 +6,7 @@ import pytest
 import torch
 from joint_embedding_common import BACKBONES
 from test_modeling_common import find_test_class
+from torch import nn
 from transformers import (
     AutoBackbone,
     AutoModel,
@@ -18,6 +19,7 @@ from transformers import (
 from ssl_hub import BEiTV1Model, BYOLConfig, BYOLModel, SimMIMModel, SSLModel
 from ssl_hub.data.processing import build_image_processor
 from ssl_hub.hub.publishing import save_for_sharing
+from ssl_hub.lifecycle import Progress
 from ssl_hub.modules.backbones import build_backbone
 from ssl_hub.training.recipes import load_recipe
 
@@ -157,3 +159,44 @@ def test_the_backbone_folder_is_one_of_auto_backbone(name, tmp_path):
     assert feature_map.shape[1] == backbone.channels[-1]
     if name == "resnet":
         assert torch.equal(feature_map, model(images).last_hidden_state)
+
+
+class LoRALayer(nn.Module):
+    """What a layer becomes under PEFT, as far as others see it."""
+
+    active_adapters, merged = ("default",), False
+
+    def __init__(self, base_layer):
+        super().__init__()
+        self.base_layer = base_layer
+        self.lora_A = nn.ModuleDict({"default": nn.Linear(base_layer.in_features, 2, bias=False)})
+        self.lora_B = nn.ModuleDict({"default": nn.Linear(2, base_layer.out_features, bias=False)})
+
+    def get_delta_weight(self, adapter):
+        return self.lora_B[adapter].weight @ self.lora_A[adapter].weight
+
+
+def add_adapters(model, but_not=()):
+    names = [name for name, _ in model.named_modules() if name.endswith("q_proj") and not name.startswith(but_not)]
+    for name in names:
+        model.set_submodule(name, LoRALayer(model.get_submodule(name)))
+
+
+def test_a_teacher_follows_the_weights_that_adapters_make():
+    model, plain_model = byol({"model_type": "vit", **TINY_VIT}), byol({"model_type": "vit", **TINY_VIT})
+    add_adapters(model, but_not=("teacher",))
+    layer, plain_layer = (each.backbone.layers[0].attention.q_proj for each in (model, plain_model))
+    plain_layer.weight.data += layer.get_delta_weight("default")
+    for each in (model, plain_model):
+        each.end_step(Progress(1, 2))
+    expected = plain_model.teacher.state_dict()
+    assert model.teacher.state_dict().keys() == expected.keys()
+    changed = "backbone.layers.0.attention.q_proj.weight"
+    assert torch.equal(model.teacher.state_dict()[changed], expected[changed])
+
+
+def test_adapters_in_the_teacher_are_refused():
+    model = byol({"model_type": "vit", **TINY_VIT})
+    add_adapters(model)
+    with pytest.raises(ValueError, match="teacher has adapters of its own, .* exclude_modules="):
+        model.end_step(Progress(1, 2))
