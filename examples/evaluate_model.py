@@ -34,6 +34,7 @@ from ssl_hub.hub.model_card import add_eval_results, build_eval_results
 from ssl_hub.modeling_utils import SSLModel
 from ssl_hub.printing import printable_lines, set_up_logging
 from ssl_hub.visualization.curves import plot_training_curves
+from ssl_hub.visualization.embeddings import check_map_method
 from ssl_hub.visualization.model_pictures import (
     RowImages,
     choose_examples,
@@ -68,7 +69,9 @@ class EvaluationArguments:
     train_split: str = field(default="train", metadata={"help": "Split that the protocols train on."})
     eval_split: str = field(default="test", metadata={"help": "Split that they are evaluated on."})
     image_column_name: str | None = field(default=None, metadata={"help": "Found by its type when not given."})
-    label_column_name: str | None = field(default=None, metadata={"help": "Found by its type when not given."})
+    label_column_name: str | None = field(
+        default=None, metadata={"help": "Found by its type when not given; for the SVMs also lists of classes."}
+    )
     pooling: str | None = field(
         default=None,
         metadata={"help": "Of a ViT: the class token or the mean of the patches.", "choices": ["cls", "mean"]},
@@ -81,6 +84,7 @@ class EvaluationArguments:
 
     def __post_init__(self):
         check_fields(self, "--")
+        check_map_method(self.map_method)
 
 
 @dataclass
@@ -89,7 +93,7 @@ class Split:
 
     name: str
     dataset: datasets.Dataset
-    labels: Tensor | None
+    labels: Tensor | None  # targets `(N, C)` where an image may have several
     embeddings: datasets.Dataset | None = None
 
     def features(self) -> LabelledFeatures:
@@ -107,13 +111,16 @@ def main():
     baselines = parse_baselines(args.baselines)
     check_names([*args.model_name_or_path, *baselines])
     train_dataset, test_dataset = (load_split(args, split) for split in (args.train_split, args.eval_split))
-    train = split_of(args.train_split, train_dataset)
-    test = split_of(args.eval_split, match_labels(test_dataset, train_dataset))
+    test_dataset = match_labels(test_dataset, train_dataset)
+    train_labels, test_labels = read_labels(train_dataset, test_dataset)
+    train = Split(args.train_split, train_dataset, train_labels)
+    test = Split(args.eval_split, test_dataset, test_labels)
     evaluators = build_evaluators(
         parse_protocols(args.protocols),
         has_eval_labels=test.labels is not None,
         has_train_labels=train.labels is not None,
     )
+    check_labels(evaluators, test.labels)
     splits = [test, train] if any(evaluator.needs_train_features for evaluator in evaluators) else [test]
     accelerator = Accelerator()
     for name, model, image_processor in load_models(args.model_name_or_path, baselines, args.pooling):
@@ -194,12 +201,37 @@ def load_split(args: EvaluationArguments, split: str) -> datasets.Dataset:
         config_name=args.dataset_config_name,
         image_column=args.image_column_name,
         label_column=args.label_column_name,
+        several_labels=True,
     )
 
 
-def split_of(name: str, dataset: datasets.Dataset) -> Split:
-    has_labels = "label" in dataset.column_names
-    return Split(name, dataset, torch.tensor(dataset["label"][:]) if has_labels else None)
+def read_labels(*splits: datasets.Dataset) -> list[Tensor | None]:
+    """Of each split the labels `(N,)`, or targets `(N, C)` where the labels are lists; None without labels."""
+    features = [split.features.get("label") for split in splits]
+    if not any(isinstance(feature, datasets.List | datasets.LargeList) for feature in features):
+        return [torch.tensor(split["label"][:]) if "label" in split.column_names else None for split in splits]
+    if features[0] != features[1]:
+        raise ValueError(
+            "labels that are lists must be of the same type and classes in both splits; they are "
+            f"{features[0]} and {features[1]}"
+        )
+    lists = [split["label"][:] for split in splits]
+    num_classes = 1 + max((label for rows in lists for row in rows for label in row), default=0)
+    targets = [torch.zeros(len(rows), num_classes, dtype=torch.long) for rows in lists]
+    for rows, each in zip(lists, targets, strict=True):
+        for row, labels in enumerate(rows):
+            each[row, labels] = 1
+    return targets
+
+
+def check_labels(evaluators: list[Evaluator], labels: Tensor | None) -> None:
+    if labels is not None and labels.ndim == 2:
+        single = [each.type for each in evaluators if each.needs_labels and not each.takes_several_labels]
+        if single:
+            raise ValueError(
+                f"the labels are lists of classes, and {', '.join(single)} takes one class an image: choose among svm, "
+                "low_shot_svm and label_free, or another --label_column_name"
+            )
 
 
 def load_models(names: list[str], baselines: list[str], pooling: str | None):
@@ -256,6 +288,8 @@ def draw_pictures(
     prefix = picture_prefix(report, args)
     class_names = getattr(test.dataset.features.get("label"), "names", None)
     features = test.features()
+    if features.labels is not None and features.labels.ndim == 2:
+        features = features._replace(labels=None)  # a colour or a title is that of one class
     images = RowImages(test.dataset, readable_rows(test.embeddings).nonzero().flatten().tolist())
     drawn = draw_feature_pictures(features, images, prefix, class_names=class_names, map_method=args.map_method)
     for evaluator in evaluators:

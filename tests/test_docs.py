@@ -19,6 +19,7 @@ from ssl_hub.hub.publishing import save_for_sharing
 from ssl_hub.registry import ALGORITHMS
 from ssl_hub.training.arguments import DataArguments, ModelArguments, PretrainingArguments
 from ssl_hub.training.recipes import list_recipes, load_recipe
+from ssl_hub.transfer import TransferArguments
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -130,6 +131,7 @@ def test_options_recipes_and_links_exist(page):
     parsers = (
         HfArgumentParser([ModelArguments, DataArguments, PretrainingArguments]),
         HfArgumentParser(ARGUMENT_CLASSES),
+        HfArgumentParser(TransferArguments),
     )
     known = {option for parser in parsers for action in parser._actions for option in action.option_strings}
     for example, arguments in (

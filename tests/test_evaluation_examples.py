@@ -4,6 +4,7 @@ import json
 import runpy
 import shutil
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import datasets
@@ -101,6 +102,26 @@ def test_report_on_several_models(run, folder, tmp_path, capsys):
     assert not (folder / "other" / "README.md").exists()
 
 
+def test_svms_of_single_labels_and_of_several(run, folder, tmp_path):
+    """The lists of one class each give what the single labels give."""
+    some = datasets.load_from_disk(str(folder / "some"))
+    feature = datasets.Features({**some["train"].features, "label": [some["train"].features["label"]]})
+    for split in some:
+        some[split] = some[split].map(lambda row: {"label": [row["label"]]}, features=feature)
+    some.save_to_disk(folder / "lists")
+    svms = "[{type: svm, costs: [1]}, {type: low_shot_svm, num_positives: 1, num_samples: 2, costs: [1]}]"
+    options = {"model_name_or_path": "model", "baselines": "none", "protocols": svms}
+    found = []
+    for name, more in (("some", {}), ("lists", {"label_column_name": "label"})):
+        run("evaluate_model.py", **options, **more, dataset_name=name, output_dir=tmp_path / name)
+        found.append(json.loads((tmp_path / name / "results.json").read_text())["models"]["model"])
+    assert found[0] == found[1] and found[0].keys() == {"svm_map", "low_shot_svm_map"}
+    assert all(0.2 < value < 1 for value in found[0].values())  # 0.1 by chance
+    options |= {"dataset_name": "lists", "protocols": "knn,svm", "label_column_name": "label"}
+    with pytest.raises(SystemExit, match="the labels are lists of classes, and knn takes one class an image"):
+        run("evaluate_model.py", **options)
+
+
 def test_report_without_labels(run, folder, tmp_path):
     some = datasets.load_from_disk(str(folder / "some"))
     some.remove_columns("label").save_to_disk(folder / "unlabelled")
@@ -143,6 +164,14 @@ DIGITS = [str(i) for i in range(10)]
         ("evaluate_model.py", {"baselines": "random"}, "--baselines takes pixels, untrained or none; got random"),
         ("evaluate_model.py", {"model_name_or_path": "pixels"}, "need names of their own in the report; got pixels"),
         ("evaluate_model.py", {"eval_split": "validation"}, "no split 'validation'"),
+        ("evaluate_model.py", {"map_method": "umap"}, "pip install umap-learn"),
+        ("evaluate_model.py", {"protocols": "[{type: svm, costs: [0]}]"}, "costs=.0. .*must be a list of positive"),
+        ("evaluate_model.py", {"protocols": "[{type: low_shot_svm, seed: -1}]"}, "seed=-1 .*must be .*at least 0"),
+        (
+            "evaluate_model.py",
+            lambda folder: {**with_labels(folder, "one-sided", test=([1] * 30, DIGITS)), "protocols": "svm"},
+            "the classes 0, 2, 3, 4, 5, ... have images on one side only",
+        ),
         (
             "evaluate_model.py",
             lambda folder: with_labels(folder, "null", test=([None] * 2 + [1] * 28, DIGITS)),
@@ -155,7 +184,10 @@ DIGITS = [str(i) for i in range(10)]
         ),
     ],
 )
-def test_user_errors(run, folder, example, options, message):
+def test_user_errors(run, folder, monkeypatch, example, options, message):
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name, *args: find_spec(name, *args) if name != "umap" else None
+    )
     Image.new("RGB", (8, 8)).save(folder / "query.png")
     options = options(folder) if callable(options) else options
     with pytest.raises(SystemExit, match=f"error: .*{message}"):

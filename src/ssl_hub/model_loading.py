@@ -9,6 +9,7 @@ import os
 from typing import Any
 
 from transformers import (
+    MODEL_FOR_BACKBONE_MAPPING,
     AutoConfig,
     AutoImageProcessor,
     AutoModel,
@@ -57,7 +58,7 @@ def load_model(
     Raises:
         OSError: there is no such model.
         ValueError: the model cannot be loaded, or weights of its backbone are missing or of other shapes. A pooler does
-            not count: few checkpoints have weights for it.
+            not count, as few checkpoints have weights for it, nor do the norms of `load_feature_pyramid`.
     """
     config = read_config(name_or_path, **options) if config is None else config
     name = _hub_id(os.fspath(name_or_path))
@@ -66,7 +67,7 @@ def load_model(
     if isinstance(config, SSLConfig):
         lacking = sorted(key for key in new if key.startswith("backbone."))
     else:
-        lacking = sorted(key for key in new if not key.startswith("pooler."))
+        lacking = sorted(key for key in new if not key.startswith(("pooler.", "hidden_states_norms.")))
     if lacking:
         raise ValueError(
             f"the checkpoint {name!r} lacks or does not fit {len(lacking)} tensors of its backbone, such as {lacking[0]}, "
@@ -89,6 +90,35 @@ def load_backbone(
     backbone = model.backbone if isinstance(model.config, SSLConfig) else model
     drop_trained_pooler(backbone)
     return backbone
+
+
+def load_feature_pyramid(name_or_path: str | os.PathLike) -> PreTrainedModel:
+    """A pretrained backbone as detectors and segmenters of transformers take it: the class that `AutoBackbone` chooses.
+
+    `outputs.feature_maps` has a map `(B, D, H, W)` a stage; of a transformer of many equal layers there are four, after a
+    third, half, two thirds, and all of them. Swin and ConvNeXt get a new LayerNorm for each.
+
+    Args:
+        name_or_path: of a plain backbone, or of one of our models that was shared, for its folder `backbone/`.
+
+    Raises:
+        ValueError: transformers has no such class for the backbone; and as [`load_model`].
+        OSError: there is no such model.
+    """
+    config, options = read_config(name_or_path), {}
+    if isinstance(config, SSLConfig):
+        options = {"subfolder": "backbone"}
+        config = load_pretrained(AutoConfig, os.fspath(name_or_path), **options)
+    if type(config) not in MODEL_FOR_BACKBONE_MAPPING:
+        there = ", ".join(repr(each) for each in ("resnet", "swin", "swinv2", "convnext", "beit", "dinov2"))
+        raise ValueError(
+            f"transformers has no backbone of feature maps (AutoBackbone) for {config.model_type!r}, so its detectors and "
+            f"segmenters cannot be built on {os.fspath(name_or_path)!r}: choose a backbone of {there}, or another of its list"
+        )
+    count = len(config.stage_names) - 1  # without the stem
+    indices = range(1, count + 1) if count <= 4 else (count // 3, count // 2, 2 * count // 3, count)
+    config.out_indices = list(indices)
+    return load_model(MODEL_FOR_BACKBONE_MAPPING[type(config)], name_or_path, config, **options)
 
 
 def load_image_processor(name_or_path: str | os.PathLike, config: PreTrainedConfig, **options) -> BaseImageProcessor:

@@ -42,7 +42,8 @@ UNLABELLED = split([0]).remove_columns("label")
             r"1 of 2 test images .* without a training image \(b\)",
         ),
         (split([0, 1], ["a", "b"]), split([0, 1], ["a", "c"]), r"without a training image \(c\), .* are of a, b"),
-        (split([0, 1], ["cat", "dog"]), split([0, 1]), r"without a training image \(0, 1\)"),
+        (split([0, 1], ["a", "b"]), split([0, 0], ["c"]), r"2 of 2 test images .* \(c\), .* are of a, b"),
+        (split([0, 1], ["cat", "dog"]), split([0, 2]), r"1 of 2 test images .* without a training image \(2\)"),
     ],
 )
 def test_labels_that_do_not_do(train, test, message):
@@ -57,6 +58,16 @@ def test_classes_are_numbered_by_name():
     assert train.labels.tolist() == [0, 1, 2] and test.labels.tolist() == [1, 2]
     train, test, names = label_images(split([10, 2, 5]), split([5, 10]))
     assert names == ["2", "5", "10"] and train.labels.tolist() == [2, 0, 1] and test.labels.tolist() == [1, 2]
+
+
+def test_numbers_stand_for_names_that_are_numbers(caplog):
+    _, test, names = label_images(split([0, 1, 2, 3], ["0", "1", "10", "2"]), split([10, 2]))
+    assert names == ["0", "1", "10", "2"] and test.labels.tolist() == [2, 3]
+    _, test, names = label_images(split([0, 2, 10]), split([1, 2], ["0", "10", "2"]))
+    assert names == ["0", "2", "10"] and test.labels.tolist() == [2, 1]
+    assert "names" not in caplog.text
+    _, test, _ = label_images(split([0, 1], ["cat", "dog"]), split([1, 0]))
+    assert test.labels.tolist() == [1, 0] and "equal numbers are taken for the same class" in caplog.text
 
 
 def test_a_class_without_test_images_is_told(caplog):

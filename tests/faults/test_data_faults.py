@@ -332,6 +332,9 @@ class TestLabels:
             (["a", "b", "c"], None, [0, 1, 2, 0], ["the labels of the training split have names and those of the "]),
             (None, ["a", "b", "c"], [0, 1, 2, 0], ["the labels of the evaluation split have names and those of the "]),
             (None, None, [0, 1, 2, 0], []),
+            # Folders that are called by numbers are sorted as text.
+            (["0", "1", "10", "2"], None, [0, 1, 3, 0], []),
+            (None, ["0", "10", "2"], [0, 10, 2, 0], []),
             (["x", "y", "z"], ["a", "b", "c"], None, ["classes that", "classes that", "evaluation and training split"]),
         ],
     )

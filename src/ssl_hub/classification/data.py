@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from transformers import BaseImageProcessor
 
-from ..data.datasets import is_remote, load_image_dataset
+from ..data.datasets import is_remote, load_image_dataset, match_classes
 from ..data.images import UnreadableImageError, decode_image
 from ..field_types import PositiveShare
 from ..printing import name_some, printable
@@ -88,38 +88,45 @@ def load_labelled_images(args: LabelledDataArguments, seed: int) -> tuple[Labell
 
 
 def label_images(train: datasets.Dataset, test: datasets.Dataset) -> tuple[LabelledImages, LabelledImages, list[str]]:
-    """Numbers the classes of two splits alike, by their names.
+    """Numbers the classes of two splits alike, by their names, see [`match_classes`].
 
-    The classes are those that the training split declares, or its values where they have no names. A split made from
-    folders numbers the folders that it has, so that the same number may stand for another class.
+    The classes are those that the training split declares, or its values where they have no names.
 
     Raises:
         ValueError: as [`load_labelled_images`].
     """
-    train_names, test_names = _label_names(train, "training"), _label_names(test, "test")
-    declared = train.features["label"]
-    names = declared.names if isinstance(declared, datasets.ClassLabel) else sorted(set(train_names), key=int)
-    trained = Counter(train_names)
-    unknown = Counter(name for name in test_names if name not in trained)
+    train_labels = _labels(train, "training")
+    _labels(test, "test")
+    test = match_classes(test, train)
+    test_labels = _labels(test, "test")
+    trained = Counter(_class_names(train, train_labels))
+    unknown = Counter(_class_names(test, test_labels[~np.isin(test_labels, train_labels)]))
     if unknown:
         raise ValueError(
-            f"{sum(unknown.values())} of {len(test_names)} test images are of classes without a training image "
+            f"{sum(unknown.values())} of {len(test_labels)} test images are of classes without a training image "
             f"({name_some(unknown)}), while the training images are of {name_some(trained)}: give both splits the same class names, "
             "or leave these images out"
         )
     if len(trained) < 2:
         raise ValueError(
-            f"all {len(train_names)} training images are of one class ({name_some(trained)}): a classifier needs at least two"
+            f"all {len(train_labels)} training images are of one class ({name_some(trained)}): a classifier needs at "
+            "least two"
         )
-    untested = sorted(trained.keys() - set(test_names))
-    if untested:
-        logger.warning("No test image is of the classes %s: the accuracy is that of the others.", name_some(untested))
-    indices = {name: index for index, name in enumerate(names)}
-    labels = [np.array([indices[name] for name in each]) for each in (train_names, test_names)]
-    return LabelledImages(train, labels[0]), LabelledImages(test, labels[1]), list(names)
+    untested = np.setdiff1d(train_labels, test_labels)
+    if len(untested):
+        logger.warning(
+            "No test image is of the classes %s: the accuracy is that of the others.",
+            name_some(_class_names(train, untested)),
+        )
+    declared = getattr(train.features["label"], "names", None)
+    if declared is not None:
+        return LabelledImages(train, train_labels), LabelledImages(test, test_labels), list(declared)
+    values, numbers = np.unique(train_labels, return_inverse=True)
+    test_numbers = np.searchsorted(values, test_labels)
+    return LabelledImages(train, numbers), LabelledImages(test, test_numbers), [str(value) for value in values]
 
 
-def _label_names(dataset: datasets.Dataset, split: str) -> list[str]:
+def _labels(dataset: datasets.Dataset, split: str) -> np.ndarray:
     if "label" not in dataset.column_names:
         raise ValueError(
             f"the {split} images have no labels: put them in a folder a class, or name their column with "
@@ -133,7 +140,12 @@ def _label_names(dataset: datasets.Dataset, split: str) -> list[str]:
             f"{missing} of {len(labels)} {split} images have no label (null or -1): choose a split with labels, or leave "
             "these images out"
         )
-    return [feature.int2str(label) if isinstance(feature, datasets.ClassLabel) else str(label) for label in labels]
+    return np.array(labels)
+
+
+def _class_names(dataset: datasets.Dataset, labels: np.ndarray) -> list[str]:
+    names = getattr(dataset.features["label"], "names", None)
+    return [str(label) if names is None else names[label] for label in labels]
 
 
 def _listed_rows(dataset: datasets.Dataset, file: str) -> list[int]:

@@ -7,12 +7,11 @@ import torch
 from transformers import PreTrainedModel
 
 from ..data.loading import build_eval_loader
-from ..data.processing import build_image_processor
 from ..evaluation.features import extract_feature_table, gather_feature_tables, process_rows
 from ..evaluation.linear_probe import LinearProbeSweep, sweep_linear_probes
 from .arguments import Arguments, ClassifierTrainingArguments
-from .data import LabelledImages, load_labelled_images
-from .models import load_classifier
+from .data import LabelledImages
+from .models import load_images_and_classifier
 
 
 def probe_features(arguments: Arguments, learning_rates: list[float], held_out: float) -> LinearProbeSweep:
@@ -21,31 +20,17 @@ def probe_features(arguments: Arguments, learning_rates: list[float], held_out: 
     Every process finds the same; the first one writes `results.json` to `output_dir` and prints it.
 
     Raises:
-        ValueError: see [`load_labelled_images`] and [`sweep_linear_probes`]; or a stage or norm is asked for, which
+        ValueError: see [`load_images_and_classifier`] and [`sweep_linear_probes`]; or a stage or norm is asked for, which
             belong to the protocols with augmentation.
     """
-    model_args, _, data_args, args = arguments
+    model_args, _, _, args = arguments
     if model_args.classifier_stages or model_args.classifier_norm or model_args.recipe:
         raise ValueError(
             "classifier_stages, classifier_norm and recipes belong to the protocols with augmentation: give --augment; "
             "without it the pooled features are standardised"
         )
-    train_images, test_images, names = load_labelled_images(data_args, args.seed)
-    torch.manual_seed(args.seed)
-    model = load_classifier(
-        model_args.model_name_or_path,
-        names,
-        from_scratch=model_args.from_scratch,
-        freeze_backbone=True,
-        image_size=model_args.image_size,
-        pooling=model_args.pooling,
-    ).to(args.device)
-    processor = build_image_processor(
-        model.config.image_size,
-        mean=model.config.image_mean,
-        std=model.config.image_std,
-        crop_ratio=model_args.eval_crop_ratio,
-    )
+    train_images, test_images, model, processor = load_images_and_classifier(arguments, freeze_backbone=True)
+    model = model.to(args.device)
     train = _extract(model, train_images, processor, args)
     test = _extract(model, test_images, processor, args)
     found = sweep_linear_probes(
@@ -63,7 +48,7 @@ def probe_features(arguments: Arguments, learning_rates: list[float], held_out: 
             "from_scratch": model_args.from_scratch,
             "train_images": len(train[1]),
             "test_images": len(test[1]),
-            "classes": len(names),
+            "classes": model.config.num_labels,
             "validation_accuracy_by_learning_rate": found.validation_accuracies,
             "learning_rate": found.learning_rate,
             "accuracy": found.test_accuracy,

@@ -3,13 +3,47 @@
 import torch
 from timm.layers import DropPath
 from torch import nn
-from transformers import AutoModelForImageClassification, PreTrainedConfig, TimmWrapperConfig
+from transformers import AutoModelForImageClassification, BaseImageProcessor, PreTrainedConfig, TimmWrapperConfig
 from transformers.models.vit.modeling_vit import ViTLayer
 
 from ..configuration_utils import BackboneConfig, SSLConfig
+from ..data.processing import build_image_processor
 from ..model_loading import image_statistics, load_backbone, load_image_processor, load_model, read_config
 from ..modeling_utils import BackboneForImageClassification, SSLForImageClassification
 from ..modules.backbones import check_image_size, describe
+from .arguments import Arguments
+from .data import LabelledImages, load_labelled_images
+
+
+def load_images_and_classifier(
+    arguments: Arguments, freeze_backbone: bool
+) -> tuple[LabelledImages, LabelledImages, SSLForImageClassification, BaseImageProcessor]:
+    """What every protocol begins with: the training images, the test images, the classifier, and the processor of the latter.
+
+    Args:
+        freeze_backbone: for a linear evaluation.
+
+    Raises:
+        ValueError, OSError: see [`load_labelled_images`] and [`load_classifier`].
+    """
+    model_args, _, data_args, args = arguments
+    train_images, test_images, names = load_labelled_images(data_args, args.seed)
+    torch.manual_seed(args.seed)
+    fields = {name: value for name, value in vars(model_args).items() if name.startswith(("pooling", "classifier_"))}
+    model = load_classifier(
+        model_args.model_name_or_path,
+        names,
+        from_scratch=model_args.from_scratch,
+        freeze_backbone=freeze_backbone,
+        drop_path_rate=model_args.drop_path_rate,
+        image_size=model_args.image_size,
+        **fields,
+    )
+    config = model.config
+    processor = build_image_processor(
+        config.image_size, config.image_mean, config.image_std, crop_ratio=model_args.eval_crop_ratio
+    )
+    return train_images, test_images, model, processor
 
 
 def load_classifier(

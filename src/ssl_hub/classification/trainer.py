@@ -13,12 +13,11 @@ from torchvision.transforms import Normalize
 from transformers import EvalPrediction, Trainer
 from transformers.trainer_utils import get_last_checkpoint
 
-from ..data.processing import build_image_processor
 from ..distributed import num_processes, synchronize_batchnorm
 from ..modeling_utils import SSLForImageClassification
 from .arguments import Arguments, AugmentationArguments, ClassifierTrainingArguments
-from .data import IGNORED_LABEL, AugmentedImages, EvaluationImages, load_labelled_images
-from .models import load_classifier
+from .data import IGNORED_LABEL, AugmentedImages, EvaluationImages
+from .models import load_images_and_classifier
 from .optimization import build_optimizer, decayed_names, milestone_schedule, parameter_groups
 
 # The second word of the entropy that Mixup and CutMix are seeded with.
@@ -36,25 +35,12 @@ def build_trainer(arguments: Arguments, freeze_backbone: bool) -> "ClassifierTra
         freeze_backbone: for a linear evaluation.
 
     Raises:
-        ValueError, OSError: see [`load_labelled_images`] and [`load_classifier`].
+        ValueError, OSError: see [`load_images_and_classifier`].
     """
-    model_args, augmentation, data_args, args = arguments
-    train_images, test_images, names = load_labelled_images(data_args, args.seed)
-    torch.manual_seed(args.seed)
-    fields = {name: value for name, value in vars(model_args).items() if name.startswith(("pooling", "classifier_"))}
-    model = load_classifier(
-        model_args.model_name_or_path,
-        names,
-        from_scratch=model_args.from_scratch,
-        freeze_backbone=freeze_backbone,
-        drop_path_rate=model_args.drop_path_rate,
-        image_size=model_args.image_size,
-        **fields,
-    )
+    _, augmentation, _, args = arguments
+    train_images, test_images, model, processor = load_images_and_classifier(arguments, freeze_backbone)
     config = model.config
-    statistics = {"mean": config.image_mean, "std": config.image_std}
-    processor = build_image_processor(config.image_size, crop_ratio=model_args.eval_crop_ratio, **statistics)
-    transform = build_transform(augmentation, config.image_size, **statistics)
+    transform = build_transform(augmentation, config.image_size, config.image_mean, config.image_std)
     return ClassifierTrainer(
         model,
         args,

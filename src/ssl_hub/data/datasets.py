@@ -34,6 +34,7 @@ def load_image_dataset(
     streaming: bool = False,
     image_column: str | None = None,
     label_column: str | None = None,
+    several_labels: bool = False,
 ) -> "datasets.Dataset | datasets.IterableDataset":
     """Load one split of an image dataset.
 
@@ -56,6 +57,7 @@ def load_image_dataset(
         streaming: Return an `IterableDataset`, which downloads what is read when it is read.
         image_column: The images' column; found by its type, then its name, if not given.
         label_column: The labels' column (class labels, integers, or names); found likewise, and may be absent.
+        several_labels: Whether `label_column` may hold lists of classes, of images that show several.
 
     Returns:
         A dataset with the columns "image", whose files are left encoded (`datasets.Image(decode=False)`, see
@@ -75,7 +77,7 @@ def load_image_dataset(
             dataset = _load_parts(partial(_split_of, source, name), split)
         if _is_prepared(dataset):
             return dataset
-    dataset = _select_columns(dataset, name, image_column, label_column, remote)
+    dataset = _select_columns(dataset, name, image_column, label_column, several_labels, remote)
     if isinstance(dataset, datasets.Dataset) and "label" in dataset.column_names:
         dataset = _check_labels(dataset, name, label_column)
     _check_readable(dataset, name)
@@ -145,17 +147,54 @@ def is_remote(dataset: "datasets.Dataset | datasets.IterableDataset") -> bool:
 def match_labels(
     eval_dataset: datasets.Dataset, train_dataset: "datasets.Dataset | datasets.IterableDataset"
 ) -> datasets.Dataset:
-    """Number the classes of an evaluation split as the training split does, by their names.
+    """Number the classes of an evaluation split as the training split does, see `match_classes`.
 
-    Classes that the training split lacks come after its own, and warnings name what one side lacks. Without a class in
-    common the labels are left out: numbers that mean different things are not compared.
+    Warnings name what one side lacks. Without a class in common the labels are left out: numbers that mean different
+    things are not compared.
     """
     if "label" not in eval_dataset.column_names or "label" not in (train_dataset.column_names or ()):
         return eval_dataset
-    ours, theirs = (getattr(each.features["label"], "names", None) for each in (eval_dataset, train_dataset))
+    ours, theirs = (_declared_classes(each) for each in (eval_dataset, train_dataset))
+    if ours is not None and theirs is not None:
+        for lacking, names in (("evaluation", set(theirs) - set(ours)), ("training", set(ours) - set(theirs))):
+            if names:
+                logger.warning(
+                    "classes that the %s split lacks (%d): %s", lacking, len(names), name_some(sorted(names))
+                )
+        if not set(ours) & set(theirs):
+            logger.warning(
+                "evaluation and training split have no class in common: left out the evaluation split's labels"
+            )
+            return eval_dataset.remove_columns("label")
+    return match_classes(eval_dataset, train_dataset)
+
+
+def match_classes(
+    eval_dataset: datasets.Dataset, train_dataset: "datasets.Dataset | datasets.IterableDataset"
+) -> datasets.Dataset:
+    """Number the classes of an evaluation split as the training split does, by their names.
+
+    Classes that the training split lacks come after its own. Where one side has no names, its numbers are taken for
+    names if those of the other are numbers too (folders "0" to "10", which are sorted as text), else for numbers of the
+    same classes, with a warning.
+
+    Args:
+        eval_dataset, train_dataset: Each with the column "label", which in the first has no null.
+    """
+    ours, theirs = (_declared_classes(each) for each in (eval_dataset, train_dataset))
     if ours == theirs:
         return eval_dataset
-    if ours is None or theirs is None:
+    labels, feature = np.asarray(eval_dataset["label"]), datasets.Value("int64")
+    if ours is not None and theirs is not None:
+        names = [*theirs, *(name for name in ours if name not in theirs)]
+        renumbered = np.array([names.index(name) for name in ours])[labels]
+        feature = datasets.ClassLabel(names=names)
+    elif ours is not None and all(name.isdecimal() for name in ours):
+        renumbered = np.array([int(name) for name in ours])[labels]
+    elif theirs is not None and {str(label) for label in np.unique(labels)} <= set(theirs):
+        renumbered = np.array([theirs.index(str(label)) for label in labels])
+        feature = datasets.ClassLabel(names=theirs)
+    else:
         named, unnamed = ("evaluation", "training") if theirs is None else ("training", "evaluation")
         logger.warning(
             "the labels of the %s split have names and those of the %s split have none: equal numbers are taken for the "
@@ -163,17 +202,11 @@ def match_labels(
             *(named, unnamed),
         )
         return eval_dataset
-    for lacking, names in (("evaluation", set(theirs) - set(ours)), ("training", set(ours) - set(theirs))):
-        if names:
-            logger.warning("classes that the %s split lacks (%d): %s", lacking, len(names), name_some(sorted(names)))
-    if not set(ours) & set(theirs):
-        logger.warning("evaluation and training split have no class in common: left out the evaluation split's labels")
-        return eval_dataset.remove_columns("label")
-    names = [*theirs, *(name for name in ours if name not in theirs)]
-    numbers = {name: number for number, name in enumerate(names)}
-    renumbered = np.array([numbers[name] for name in ours])[np.asarray(eval_dataset["label"])]
-    feature = datasets.ClassLabel(names=names)
     return eval_dataset.remove_columns("label").add_column("label", renumbered, feature=feature)
+
+
+def _declared_classes(dataset: "datasets.Dataset | datasets.IterableDataset") -> list[str] | None:
+    return getattr(dataset.features["label"], "names", None)
 
 
 def _load_digits(split: str) -> datasets.Dataset:
@@ -219,7 +252,9 @@ def _split_of(splits: dict, name: str, split: str):
     return splits[split]
 
 
-def _select_columns(dataset, name: str, image_column: str | None, label_column: str | None, remote: bool):
+def _select_columns(
+    dataset, name: str, image_column: str | None, label_column: str | None, several_labels: bool, remote: bool
+):
     features = dataset.features or {}
     for column in (image_column, label_column):
         if column is not None and column not in features:
@@ -231,7 +266,11 @@ def _select_columns(dataset, name: str, image_column: str | None, label_column: 
         raise ValueError(f"The column {image_column!r} of {name!r} holds {features[image_column]}, not images.")
     if label_column is None:
         label_column = _find_label_column(features, name)
-    elif not (_holds_numbers(features[label_column]) or _holds_names(features[label_column])):
+    elif not (
+        _holds_numbers(features[label_column])
+        or _holds_names(features[label_column])
+        or (several_labels and _holds_lists(features[label_column]))
+    ):
         raise ValueError(
             f"The column {label_column!r} of {name!r} holds {features[label_column]}; labels must be integers, a "
             "ClassLabel, or names."
@@ -283,6 +322,10 @@ def _holds_numbers(feature) -> bool:
     )
 
 
+def _holds_lists(feature) -> bool:
+    return isinstance(feature, datasets.List | datasets.LargeList) and _holds_numbers(feature.feature)
+
+
 def _holds_names(feature) -> bool:
     return isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string")
 
@@ -302,12 +345,16 @@ def _number_classes(dataset, name: str, column: str):
 
 def _check_labels(dataset: datasets.Dataset, name: str, label_column: str | None) -> datasets.Dataset:
     """Leave labels out that not every image has: null, or negative as in the test splits of the Hub."""
-    labels = dataset.select_columns("label").with_format("arrow")[:]["label"]
-    num_classes = getattr(dataset.features["label"], "num_classes", _MAX_CLASSES)
-    valid = pyarrow.compute.and_(
-        pyarrow.compute.greater_equal(labels, 0), pyarrow.compute.less(labels, min(num_classes, _MAX_CLASSES))
-    )
-    missing = len(labels) - (pyarrow.compute.sum(valid).as_py() or 0)
+    labels, feature = dataset.select_columns("label").with_format("arrow")[:]["label"], dataset.features["label"]
+    num_classes = getattr(getattr(feature, "feature", feature), "num_classes", _MAX_CLASSES)
+    limit = min(num_classes, _MAX_CLASSES)
+    if _holds_lists(feature):
+        missing = sum(
+            row is None or any(label is None or not 0 <= label < limit for label in row) for row in labels.to_pylist()
+        )
+    else:
+        valid = pyarrow.compute.and_(pyarrow.compute.greater_equal(labels, 0), pyarrow.compute.less(labels, limit))
+        missing = len(labels) - (pyarrow.compute.sum(valid).as_py() or 0)
     if not missing:
         return dataset
     found = f"{missing} of the {len(labels)} images of {name!r} have no label from 0 to {num_classes - 1}"

@@ -28,7 +28,10 @@ class Metric:
 
 
 class LabelledFeatures(NamedTuple):
-    """Features `(N, D)` of the images that could be read, and their labels `(N,)`, None where there are none."""
+    """Features `(N, D)` of the images that could be read, and their labels `(N,)`, None where there are none.
+
+    Where an image may show several classes, the labels are targets `(N, C)`: 1 for a class that it shows, else 0.
+    """
 
     features: Tensor
     labels: Tensor | None
@@ -53,6 +56,8 @@ class Evaluator:
     metrics: ClassVar[dict[str, Metric]]
     needs_labels: ClassVar[bool]
     needs_train_features: ClassVar[bool]
+    # Whether the labels may be targets, of images that show several classes.
+    takes_several_labels: ClassVar[bool] = False
 
     @property
     def max_train_samples(self) -> int | None:

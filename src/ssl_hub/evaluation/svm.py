@@ -1,12 +1,16 @@
 """Linear SVMs on frozen features, one a class, as on VOC07 (arXiv 1905.01235)."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import asdict, dataclass
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
+from ..printing import name_some
+from .base import Evaluator, LabelledFeatures, Metric
 from .class_scores import Interpolation, average_precision
 from .features import check_features
 
@@ -174,3 +178,88 @@ def _cross_validated_cost(features: np.ndarray, shown: np.ndarray, costs: Sequen
 def _precision(scores: np.ndarray, targets: Tensor, interpolation: Interpolation) -> float:
     clear = targets.cpu() >= 0
     return average_precision(torch.from_numpy(scores)[clear], targets.cpu()[clear], interpolation)
+
+
+@dataclass(frozen=True)
+class SVMEvaluator(Evaluator):
+    """Logs [`svm_mean_average_precision`] of SVMs trained on the training set.
+
+    Args:
+        costs: to choose from; by default the published ones.
+    """
+
+    type: ClassVar[str] = "svm"
+    metrics: ClassVar[dict[str, Metric]] = {"svm_map": Metric("SVM mAP", percent=True)}
+    needs_labels: ClassVar[bool] = True
+    needs_train_features: ClassVar[bool] = True
+    takes_several_labels: ClassVar[bool] = True
+
+    costs: Sequence[float] | None = None
+
+    def __post_init__(self):
+        _check_options(self)
+
+    def evaluate(self, features: LabelledFeatures, train: LabelledFeatures | None) -> dict[str, float]:
+        sets = _one_against_all(train, features)
+        return {"svm_map": svm_mean_average_precision(*sets, costs=self.costs or COSTS)}
+
+
+@dataclass(frozen=True)
+class LowShotSVMEvaluator(Evaluator):
+    """Logs the mean of [`low_shot_mean_average_precision`] over the samples.
+
+    Args:
+        num_positives, num_samples, costs, select_on_test, seed: as there; by default the published costs.
+    """
+
+    type: ClassVar[str] = "low_shot_svm"
+    metrics: ClassVar[dict[str, Metric]] = {"low_shot_svm_map": Metric("low-shot SVM mAP", percent=True)}
+    needs_labels: ClassVar[bool] = True
+    needs_train_features: ClassVar[bool] = True
+    takes_several_labels: ClassVar[bool] = True
+
+    num_positives: int = 4
+    num_samples: int = 5
+    costs: Sequence[float] | None = None
+    select_on_test: bool = False
+    seed: int = 0
+
+    def __post_init__(self):
+        _check_options(self)
+
+    def evaluate(self, features: LabelledFeatures, train: LabelledFeatures | None) -> dict[str, float]:
+        options = asdict(self) | {"costs": self.costs or COSTS}
+        return {"low_shot_svm_map": low_shot_mean_average_precision(*_one_against_all(train, features), **options).mean}
+
+
+def _check_options(evaluator: Evaluator) -> None:
+    for name, value in asdict(evaluator).items():
+        if name == "costs":
+            is_list = isinstance(value, list | tuple) and all(type(cost) in (int, float) for cost in value)
+            valid, allowed = (
+                value is None or (is_list and len(value) > 0 and min(value) > 0),
+                "a list of positive numbers",
+            )
+        elif name == "select_on_test":
+            valid, allowed = isinstance(value, bool), "true or false"
+        else:
+            least = 0 if name == "seed" else 1
+            valid, allowed = type(value) is int and value >= least, f"a whole number of at least {least}"
+        if not valid:
+            raise ValueError(f"{name}={value!r} of the evaluation {evaluator.type!r} must be {allowed}.")
+
+
+def _one_against_all(train: LabelledFeatures, test: LabelledFeatures) -> tuple[MultiLabelFeatures, MultiLabelFeatures]:
+    """Both sets with a column of targets for each class that has images, of labels `(N,)` or targets `(N, C)`."""
+    sides = [train, test]
+    if train.labels.ndim == 1:
+        num_classes = int(max(side.labels.max() for side in sides)) + 1
+        sides = [LabelledFeatures(side.features, one_hot(side.labels, num_classes)) for side in sides]
+    shown, tested = ((side.labels == 1).any(dim=0) for side in sides)
+    if one_sided := (shown != tested).nonzero().flatten().tolist():
+        raise ValueError(
+            f"the classes {name_some(one_sided)} have images on one side only: an SVM of a class needs training and test "
+            "images that show it; leave its images out"
+        )
+    train, test = (MultiLabelFeatures(side.features, side.labels[:, shown]) for side in sides)
+    return train, test

@@ -38,6 +38,7 @@ def project_embeddings(features: Tensor, method: str = "tsne", seed: int = 0) ->
     Raises:
         ValueError: an unknown method, or umap-learn is missing; fewer than five features; features that are not finite.
     """
+    check_map_method(method)
     check_features("given", features)
     if len(features) < _MIN_POINTS:
         raise ValueError(f"a map needs at least {_MIN_POINTS} images; got {len(features)}")
@@ -49,13 +50,17 @@ def project_embeddings(features: Tensor, method: str = "tsne", seed: int = 0) ->
 
         perplexity = min(30.0, (len(features) - 1) / 3)
         return TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(vectors)
-    if method != "umap":
-        raise ValueError(f"a map is made by 'tsne' or 'umap'; got {method!r}")
-    if importlib.util.find_spec("umap") is None:
-        raise ValueError("a map by 'umap' needs the package umap-learn: pip install umap-learn, or take 'tsne'")
     from umap import UMAP
 
     return UMAP(n_neighbors=min(15, len(features) - 1), metric="cosine", random_state=seed).fit_transform(vectors)
+
+
+def check_map_method(method: str) -> None:
+    """Raises `ValueError` unless [`project_embeddings`] can take this method here."""
+    if method not in ("tsne", "umap"):
+        raise ValueError(f"a map is made by 'tsne' or 'umap'; got {method!r}")
+    if method == "umap" and importlib.util.find_spec("umap") is None:
+        raise ValueError("a map by 'umap' needs the package umap-learn: pip install umap-learn, or take 'tsne'")
 
 
 def plot_embedding_map(

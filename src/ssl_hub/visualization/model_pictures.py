@@ -15,6 +15,7 @@ from ..data.datasets import is_remote
 from ..data.images import decode_image
 from ..data.processing import Normalize
 from ..evaluation.base import LabelledFeatures
+from ..model_loading import image_statistics
 from .embeddings import plot_embedding_map, plot_neighbors, project_embeddings
 from .patches import class_attention, patch_components, plot_attention, plot_patch_components
 
@@ -101,11 +102,11 @@ def draw_patch_pictures(
         The PNG files by caption. A picture that the model does not allow is left out, with a warning.
     """
     pixel_values = image_processor(list(images), return_tensors="pt")["pixel_values"]
-    if hasattr(image_processor, "data_config"):  # timm's
-        mean, std = image_processor.data_config["mean"], image_processor.data_config["std"]
-    else:
-        mean, std = image_processor.image_mean, image_processor.image_std
-    shown = Normalize(mean, std).denormalize(pixel_values)
+    try:
+        shown = Normalize(*image_statistics(image_processor)).denormalize(pixel_values)
+    except ValueError as error:
+        logger.warning("no pictures of patches: %s", error)
+        return {}
     pixel_values = pixel_values.to(next(model.parameters()).device)
     drawn = {}
     try:
