@@ -8,17 +8,13 @@ from joint_embedding_common import BACKBONES
 from test_modeling_common import find_test_class
 from torch import nn
 from transformers import (
-    AutoBackbone,
     AutoModel,
     AutoModelForMaskedImageModeling,
-    BeitConfig,
-    ResNetConfig,
     ViTConfig,
 )
 
 from ssl_hub import BEiTV1Model, BYOLConfig, BYOLModel, SimMIMModel, SSLModel
 from ssl_hub.data.processing import build_image_processor
-from ssl_hub.hub.publishing import save_for_sharing
 from ssl_hub.lifecycle import Progress
 from ssl_hub.modules.backbones import build_backbone
 from ssl_hub.training.recipes import load_recipe
@@ -138,27 +134,6 @@ def test_masked_image_modeling_as_in_transformers(model_type, tmp_path):
     assert (outputs.reconstruction is None) if picture is None else torch.equal(outputs.reconstruction, picture)
     model.train()(images, **inputs).loss.backward()
     assert model(images).pooler_output is not None  # features, without a mask
-
-
-@pytest.mark.parametrize("name", ["resnet", "swin", "beit"])
-def test_the_backbone_folder_is_one_of_auto_backbone(name, tmp_path):
-    """Where transformers has a backbone class of the architecture; it has none of ViT."""
-    configs = {
-        "resnet": ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic"),
-        "swin": BACKBONES["swin"],
-        "beit": BeitConfig(use_mask_token=True, layer_norm_eps=1e-6, **TINY_VIT),
-    }
-    model = byol(configs[name]).eval()
-    save_for_sharing(model, build_image_processor(16, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)), tmp_path)
-    # What AutoBackbone calls, which itself takes repositories of the Hub alone.
-    backbone = (
-        AutoBackbone._model_mapping[type(model.config.backbone_config)].from_pretrained(tmp_path / "backbone").eval()
-    )
-    images = torch.randn(1, 3, 16, 16)
-    feature_map = backbone(images).feature_maps[-1]
-    assert feature_map.shape[1] == backbone.channels[-1]
-    if name == "resnet":
-        assert torch.equal(feature_map, model(images).last_hidden_state)
 
 
 class LoRALayer(nn.Module):

@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..configuration_utils import SSLConfig
+from ..data.datasets import load_image_dataset
 from ..data.loading import EpochBatchSampler, ViewDataset, build_eval_loader, collate
 from ..data.processing import Normalize, build_image_processor
 from ..data.views import build_views
@@ -38,16 +39,25 @@ class EpochViews(Dataset):
     `SSLTrainer` gets by the same seed; an evaluation has the views of epoch 0.
 
     Args:
-        dataset: what `load_image_dataset` returns, not streamed.
+        dataset: as `SSLTrainer` takes it, with rows by index.
         views: a recipe's.
         config: of the model.
         seed: of order and views.
+
+    Raises:
+        ValueError: the dataset is streamed.
 
     Attributes:
         weights: by which the images of an epoch are drawn, `(N,)`; None for every image once.
     """
 
     def __init__(self, dataset: datasets.Dataset, views: list[dict], config: SSLConfig, seed: int):
+        dataset = load_image_dataset(dataset)
+        if isinstance(dataset, datasets.IterableDataset):
+            raise ValueError(
+                "EpochViews need a dataset with rows by index: load it without streaming, or train with SSLTrainer, which "
+                "takes a stream"
+            )
         self.dataset, self.config = dataset, config
         self.samples = ViewDataset(dataset, build_views(views, config.image_size), seed)
         self.order = EpochBatchSampler(len(dataset), batch_size=1, seed=seed)
