@@ -159,7 +159,7 @@ class SSLPreTrainedModel(PreTrainedModel):
 
 def _input_names(method: Callable) -> tuple[str, ...] | None:
     """The names of what a method of a model takes besides `self` and the images; None if it takes any keyword."""
-    _, _, *parameters = inspect.signature(method).parameters.values()
+    parameters = list(inspect.signature(method).parameters.values())[2:]
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return None
     return tuple(parameter.name for parameter in parameters)
@@ -237,6 +237,12 @@ class SSLModel(SSLPreTrainedModel):
 
     @classmethod
     def _around_backbone(cls, name, plain_config, options, config=None, **kwargs):
+        """A model with the weights of a plain backbone, and what `output_loading_info` is of it.
+
+        Args:
+            options: where the backbone's files come from.
+            config: of the model; made around the backbone's by default, with the fields among `kwargs`.
+        """
         loaded = load_backbone(name, plain_config, **options).state_dict()
         check_finite(loaded, f"the checkpoint {name}")
         if config is None:
