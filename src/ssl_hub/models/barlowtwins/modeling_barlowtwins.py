@@ -34,7 +34,7 @@ class BarlowTwinsHead(nn.Module):
 
     def forward(self, first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The sum of squared differences from 1 on the diagonal, and that of squares off it."""
-        dtype = self.bn.running_mean.dtype  # float32 under autocast too
+        dtype = next(self.bn.buffers(), first).dtype  # float32 under autocast too
         correlation = cross_correlation(self.bn(first.to(dtype)), self.bn(second.to(dtype)))
         diagonal = correlation.diagonal()
         return (diagonal - 1).square().sum(), correlation.square().sum() - diagonal.square().sum()
