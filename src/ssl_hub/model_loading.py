@@ -151,7 +151,7 @@ def fields_around_backbone(name_or_path: str | os.PathLike, config: PreTrainedCo
     try:
         processor = load_image_processor(name_or_path, config, **options)
     except ValueError as error:
-        logger.warning("%s; until then it is normalised as the configuration says", error)
+        logger.warning("%s; until then they are normalised as the configuration says", error)
     else:
         fields["image_mean"], fields["image_std"] = image_statistics(processor)
     return fields
