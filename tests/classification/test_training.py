@@ -101,15 +101,20 @@ def test_finetuning_learns_and_saves(models, tmp_path, capsys):
     assert loaded.config.id2label[3] == "3" and (tmp_path / "out" / "preprocessor_config.json").exists()
 
 
-def test_a_killed_run_that_is_resumed_ends_alike(models, tmp_path):
-    """In mid-epoch, with everything that is drawn at random."""
-    options = [
-        *FINETUNE,
-        *["--learning_rate", "0.001", "--max_steps", "6", "--save_steps", "2", "--save_strategy", "steps"],
-    ]
-    whole, _ = train(models / "vit", tmp_path / "whole", *options)
+@pytest.mark.parametrize(
+    ("model", "options", "frozen"),
+    [
+        ("vit", [*FINETUNE, "--learning_rate", "0.001"], False),
+        ("resnet", ["--optimizer", "lars", "--classifier_norm", "batchnorm", "--learning_rate", "1"], True),
+    ],
+)
+def test_a_killed_run_that_is_resumed_ends_alike(models, tmp_path, model, options, frozen):
+    """In mid-epoch, with everything that is drawn at random: fine-tuning, and a linear evaluation."""
+    model = models / model
+    options = [*options, "--max_steps", "6", "--save_steps", "2", "--save_strategy", "steps"]
+    whole, _ = train(model, tmp_path / "whole", *options, freeze_backbone=frozen)
 
-    trainer = build_trainer(parse_arguments(arguments(models / "vit", tmp_path / "killed", *options)), False)
+    trainer = build_trainer(parse_arguments(arguments(model, tmp_path / "killed", *options)), frozen)
     step = trainer.training_step
 
     def training_step(*args, **kwargs):
@@ -122,7 +127,7 @@ def test_a_killed_run_that_is_resumed_ends_alike(models, tmp_path):
         trainer.train()
     np.random.seed(7), random.seed(7), torch.manual_seed(7)
     latest = ["--resume_from_checkpoint", "latest"]
-    resumed, metrics = train(models / "vit", tmp_path / "killed", *options, *latest)
+    resumed, metrics = train(model, tmp_path / "killed", *options, *latest, freeze_backbone=frozen)
     assert resumed.state.global_step == 6
     assert metrics["eval_accuracy"] * 360 == pytest.approx(round(metrics["eval_accuracy"] * 360))  # of all test images
     for name, tensor in whole.model.state_dict().items():
@@ -271,15 +276,20 @@ def test_a_recipe_with_a_misspelt_argument(models, tmp_path):
 
 
 def train_and_probe(models, output_dir, batch_size):
-    size = ["--per_device_train_batch_size", batch_size]
-    options = [*["--learning_rate", "0.02", "--max_steps", "4", "--optimizer", "sgd", "--save_strategy", "no"], *size]
-    options += ["--dataloader_drop_last", "True", "--classifier_norm", "batchnorm"]
-    trainer, metrics = train(models / "vit", output_dir / "trained", *options)
+    """Fine-tuning, linear evaluation with augmentation, and the sweep of probes."""
+    given = ["--max_steps", "4", "--optimizer", "sgd", "--save_strategy", "no", "--dataloader_drop_last", "True"]
+    given += ["--per_device_train_batch_size", batch_size, "--classifier_norm", "batchnorm"]
+    given += ["--auto_augment", "rand-m9-mstd0.5-inc1", "--random_erasing", "0.25", "--label_smoothing_factor", "0.1"]
+    accuracies = []
+    for name, rate, frozen in (("vit", "0.02", False), ("resnet", "1", True)):
+        options = [*given, "--learning_rate", rate]
+        trainer, metrics = train(models / name, output_dir / name, *options, freeze_backbone=frozen)
+        accuracies.append(metrics["eval_accuracy"])
     # The features that the probes learn from are the same whatever the processes that extract them.
     args = arguments(models / "vit", output_dir / "probed", "--learning_rate", "1", "--num_train_epochs", "20")
     found = probe_features(parse_arguments(args), [0.01, 0.1, 1.0], held_out=0.2)
     if trainer.is_world_process_zero():
-        (output_dir / "found.json").write_text(json.dumps([metrics["eval_accuracy"], found.test_accuracy]))
+        (output_dir / "found.json").write_text(json.dumps([*accuracies, found.test_accuracy]))
 
 
 def test_two_processes_are_one_with_the_whole_batch(models, tmp_path):
@@ -295,9 +305,10 @@ def test_two_processes_are_one_with_the_whole_batch(models, tmp_path):
     )
     assert run.returncode == 0, run.stderr[-3000:]
     assert run.stdout.count("linear probe: ") == 1
-    one, two = (load_file(tmp_path / name / "trained" / "model.safetensors") for name in ("one", "two"))
-    for name, tensor in one.items():
-        torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=1e-5)
+    for model in ("vit", "resnet"):
+        one, two = (load_file(tmp_path / name / model / "model.safetensors") for name in ("one", "two"))
+        for name, tensor in one.items():
+            torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=1e-5)
     found = [json.loads((tmp_path / name / "found.json").read_text()) for name in ("one", "two")]
     assert found[0] == pytest.approx(found[1], abs=2 / 360)
 

@@ -178,4 +178,5 @@ def test_neighbors_are_those_of_the_cosine_similarity(images, tmp_path):
 
 
 if __name__ == "__main__":  # what test_two_processes_are_one launches
-    print(len(extract(Path(sys.argv[1]), Path(sys.argv[2]))))
+    # In one write: the processes share an unbuffered stdout, and `print` writes the end of the line by itself.
+    sys.stdout.write(f"{len(extract(Path(sys.argv[1]), Path(sys.argv[2])))}\n")
