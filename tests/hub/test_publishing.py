@@ -109,7 +109,7 @@ if {blocked}:
                 raise ModuleNotFoundError("No module named 'ssl_hub'", name=name)
     sys.meta_path.insert(0, Block())
 from transformers import AutoImageProcessor, AutoModel
-model = AutoModel.from_pretrained({folder!r}, trust_remote_code={trusted})
+model = AutoModel.from_pretrained({folder!r}, trust_remote_code=True)
 AutoImageProcessor.from_pretrained({folder!r})
 model.save_pretrained({saved!r})
 print(type(model).__module__, type(model).__name__)
@@ -117,17 +117,16 @@ print(type(model).__module__, type(model).__name__)
 
 
 @pytest.mark.parametrize(
-    ("trusted", "blocked", "expected"),
+    ("blocked", "expected"),
     [
-        (True, False, "ssl_hub.models.mae.modeling_mae MAEModel"),
-        (True, True, "packages that were not found in your environment: ssl_hub. Run `pip install ssl_hub`"),
-        (False, False, "pass the argument `trust_remote_code=True`"),
+        (False, "ssl_hub.models.mae.modeling_mae MAEModel"),
+        (True, "packages that were not found in your environment: ssl_hub. Run `pip install ssl_hub`"),
     ],
-    ids=["installed", "not installed", "not trusted"],
+    ids=["installed", "not installed"],
 )
-def test_a_shared_model_loads_without_an_import(trusted, blocked, expected, shared_dir, tmp_path):
+def test_a_shared_model_loads_without_an_import(blocked, expected, shared_dir, tmp_path):
     saved = tmp_path / "saved"
-    names = {"folder": str(shared_dir), "saved": str(saved), "trusted": trusted, "blocked": blocked}
+    names = {"folder": str(shared_dir), "saved": str(saved), "blocked": blocked}
     result = run(LOAD_WITHOUT_IMPORT.format(**names), client_environment("", tmp_path))
     assert expected in result.stdout + result.stderr
     if saved.exists():
