@@ -11,12 +11,10 @@ import sys
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForPreTraining
 from transformers.utils.logging import disable_progress_bar
 
 from ssl_hub.data.datasets import load_image_dataset
 from ssl_hub.hub.publishing import PublishError
-from ssl_hub.pretrained import load_pretrained
 from ssl_hub.printing import printable_lines, set_up_logging
 from ssl_hub.training.arguments import parse_arguments
 from ssl_hub.training.run_log import NonFiniteLossError
@@ -41,16 +39,7 @@ def main():
         eval_dataset = load_image_dataset(source, data_args.eval_split, config_name=config_name, **columns)
 
     torch.manual_seed(args.seed)
-    if model_args.model_name_or_path is None:
-        model = AutoModelForPreTraining.from_config(recipe.build_config(model_args.config_overrides))
-    else:
-        name, algorithm = model_args.model_name_or_path, recipe.model["model_type"]
-        model_type = load_pretrained(AutoConfig, name).model_type
-        if model_type != algorithm:
-            raise ValueError(
-                f"--model_name_or_path {name} is a {model_type!r}, and recipe {recipe.name} trains {algorithm!r}"
-            )
-        model = load_pretrained(AutoModelForPreTraining, name)
+    model = recipe.build_model(model_args.config_overrides, model_args.model_name_or_path)
 
     trainer = SSLTrainer(
         model,

@@ -96,6 +96,16 @@ def test_readme_code_of_joint_embedding(run, capsys):
             assert config.backbone_config.model_type == "convnext"
 
 
+def test_transformers_trainer(run):
+    pretrain, own_optimizer = blocks(REPOSITORY / "docs" / "transformers_trainer.md", "python")
+    names = run(pretrain)
+    losses = [line["eval_loss"] for line in names["trainer"].state.log_history if "eval_loss" in line]
+    assert len(losses) == 2 and all(-4 <= loss <= 4 for loss in losses)
+    assert type(AutoModel.from_pretrained("byol/checkpoint-20")).__name__ == "BYOLModel"
+    names = run(pretrain.replace("trainer.train()", "") + own_optimizer)
+    assert names["trainer"].optimizer is names["optimizer"]
+
+
 def test_table_of_algorithms_is_complete():
     text = (REPOSITORY / "README.md").read_text()
     for model_type in ALGORITHMS:

@@ -133,6 +133,21 @@ class SSLModelTests:
             with pytest.raises(ValueError, match=message):
                 model(pixel_values, mode=mode, **(self.loss_inputs(BATCH_SIZE) if mode == "loss" else {}))
 
+    def test_return_loss_is_the_mode(self):
+        losses = []
+        for option in ({"mode": "loss"}, {"return_loss": True}):
+            model = self.model().eval()
+            losses.append(model(self.images(), **option, **self.loss_inputs(BATCH_SIZE)).loss)
+        assert torch.equal(*losses)
+        assert "loss" not in model(self.one_view(), return_loss=False)
+
+    @pytest.mark.parametrize("mode", ["tensor", "loss", "predict"])
+    def test_argument_that_the_mode_does_not_take(self, mode):
+        with pytest.raises(
+            ValueError, match=f"mode='{mode}' of {self.model_class.__name__} takes pixel_values.*not lab"
+        ):
+            self.model()(self.images(), mode=mode, labels=torch.zeros(BATCH_SIZE))
+
     def test_return_dict_false_gives_a_tuple(self):
         outputs = self.model().eval()(self.one_view(), return_dict=False)
         assert isinstance(outputs, tuple) and outputs[1].ndim == 2
@@ -239,6 +254,15 @@ class SSLModelTests:
         assert loss.dtype == torch.float32
         assert loss.item() == pytest.approx(exact.item(), rel=0.03, abs=0.02)
         assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+    def test_half_precision_weights_take_float32_images(self):
+        model = self.model().to(torch.bfloat16).train()
+        loss = model(self.images(), mode="loss", **self.loss_inputs(BATCH_SIZE)).loss
+        loss.backward()
+        assert loss.dtype == torch.float32 and loss.isfinite()
+        assert all(p.grad.dtype == torch.bfloat16 for p in model.parameters() if p.grad is not None)
+        assert model.eval()(self.one_view()).pooler_output.dtype == torch.bfloat16
+        model(self.one_view(), mode="predict")
 
     def test_a_compiled_step_is_one_graph_compiled_once(self):
         model, inputs = self.model().train(), self.loss_inputs(BATCH_SIZE)

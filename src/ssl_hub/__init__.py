@@ -39,6 +39,9 @@ _PUBLIC = {
     "load_image_dataset": "data.datasets",
     "load_backbone": "model_loading",
     "SSLTrainer": "training.trainer",
+    "EpochViews": "training.hf_trainer",
+    "ViewCollator": "training.hf_trainer",
+    "SSLCallback": "training.hf_trainer",
 }
 for _model_type in ALGORITHMS:
     _PUBLIC |= {name: f"models.{module}" for name, module in class_modules(_model_type).items()}

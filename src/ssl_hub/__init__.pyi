@@ -90,6 +90,9 @@ from .models.swav.configuration_swav import SwAVConfig as SwAVConfig
 from .models.swav.modeling_swav import SwAVForImageClassification as SwAVForImageClassification
 from .models.swav.modeling_swav import SwAVModel as SwAVModel
 from .modules.target_config import MaskedTargetConfig as MaskedTargetConfig
+from .training.hf_trainer import EpochViews as EpochViews
+from .training.hf_trainer import SSLCallback as SSLCallback
+from .training.hf_trainer import ViewCollator as ViewCollator
 from .training.trainer import SSLTrainer as SSLTrainer
 
 __version__: str

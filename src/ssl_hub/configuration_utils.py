@@ -88,6 +88,7 @@ class SSLConfig(PreTrainedConfig):
             raise ValueError(str(error.__cause__)) from error
 
     def __post_init__(self, **kwargs):
+        kwargs.pop("auto_map", None)  # of a shared repository, whose code is not saved again
         self._check_unknown(kwargs)
         if self.backbone_config is None:
             self.backbone_config = self.default_backbone_config()
@@ -127,6 +128,10 @@ class SSLConfig(PreTrainedConfig):
             near = [] if hasattr(type(self), name) else get_close_matches(name, names, n=1, cutoff=0.8)
             if near:
                 raise ValueError(f"{type(self).__name__} has no field {name!r}; near it: {near[0]}")
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class="AutoConfig") -> None:
+        """transformers calls it of what `trust_remote_code` loads, and would save this file with every model from then on."""
 
     @classmethod
     def default_backbone_config(cls) -> PreTrainedConfig:

@@ -4,6 +4,7 @@ Configuration, weights and image processor are read here and nowhere else, by th
 classifiers, and for a run that starts from given weights.
 """
 
+import logging
 import os
 from typing import Any
 
@@ -24,9 +25,14 @@ from .modeling_utils import check_finite
 from .modules.backbones import drop_trained_pooler
 from .pretrained import load_pretrained
 
+logger = logging.getLogger(__name__)
 
-def read_config(name_or_path: str | os.PathLike) -> PreTrainedConfig:
+
+def read_config(name_or_path: str | os.PathLike, **options) -> PreTrainedConfig:
     """The configuration of a model; that of a bare timm architecture, such as "resnet18", needs no network.
+
+    Args:
+        options: of `from_pretrained`, such as `revision` and `subfolder`.
 
     Raises:
         OSError: there is no such model.
@@ -35,7 +41,7 @@ def read_config(name_or_path: str | os.PathLike) -> PreTrainedConfig:
     name = os.fspath(name_or_path)
     if _is_timm_architecture(name):
         return TimmWrapperConfig(architecture=name)
-    config = load_pretrained(AutoConfig, name)
+    config = load_pretrained(AutoConfig, name, **options)
     if getattr(config, "model_args", None):
         config.model_args.pop("num_classes", None)  # recent timm writes it; transformers passes it itself
     return config
@@ -56,7 +62,7 @@ def load_model(
             not count, as few checkpoints have weights for it, nor do the norms of `load_feature_pyramid`. Or they hold NaN
             or infinity.
     """
-    config = read_config(name_or_path) if config is None else config
+    config = read_config(name_or_path, **options) if config is None else config
     name = _hub_id(os.fspath(name_or_path))
     model, info = load_pretrained(auto_class, name, config=config, output_loading_info=True, **options)
     new = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
@@ -73,15 +79,17 @@ def load_model(
     return model
 
 
-def load_backbone(name_or_path: str | os.PathLike, config: PreTrainedConfig | None = None) -> PreTrainedModel:
+def load_backbone(
+    name_or_path: str | os.PathLike, config: PreTrainedConfig | None = None, **options
+) -> PreTrainedModel:
     """A plain backbone with its pretrained weights, in eval mode; of one of our models the `backbone` in it.
 
     A pooler with a linear layer, such as ViT's, is left out, as it is in the algorithms.
 
     Args:
-        name_or_path, config: as in [`load_model`], which raises the same errors.
+        name_or_path, config, options: as in [`load_model`], which raises the same errors.
     """
-    model = load_model(AutoModel, name_or_path, config)
+    model = load_model(AutoModel, name_or_path, config, **options)
     backbone = model.backbone if isinstance(model.config, SSLConfig) else model
     drop_trained_pooler(backbone)
     return backbone
@@ -116,7 +124,7 @@ def load_feature_pyramid(name_or_path: str | os.PathLike) -> PreTrainedModel:
     return load_model(MODEL_FOR_BACKBONE_MAPPING[type(config)], name_or_path, config, **options)
 
 
-def load_image_processor(name_or_path: str | os.PathLike, config: PreTrainedConfig) -> BaseImageProcessor:
+def load_image_processor(name_or_path: str | os.PathLike, config: PreTrainedConfig, **options) -> BaseImageProcessor:
     """The image processor that goes with a model; one of our models without a file of its own has the usual one.
 
     Raises:
@@ -126,7 +134,7 @@ def load_image_processor(name_or_path: str | os.PathLike, config: PreTrainedConf
     if _is_timm_architecture(name):
         return _timm_image_processor(name)
     try:
-        return AutoImageProcessor.from_pretrained(name)
+        return AutoImageProcessor.from_pretrained(name, **options)
     except (OSError, ValueError) as error:
         if isinstance(config, SSLConfig):
             return build_image_processor(config.image_size, config.image_mean, config.image_std)
@@ -134,6 +142,22 @@ def load_image_processor(name_or_path: str | os.PathLike, config: PreTrainedConf
             f"the model {name!r} has no image processor, so how its images are to be normalised is not known: save one "
             "beside it with AutoImageProcessor.save_pretrained"
         ) from error
+
+
+def fields_around_backbone(name_or_path: str | os.PathLike, config: PreTrainedConfig, **options) -> dict[str, Any]:
+    """Fields of an `SSLConfig` that a plain backbone decides: its own configuration, and how images are normalised.
+
+    Args:
+        name_or_path, config, options: as in [`load_model`].
+    """
+    fields: dict[str, Any] = {"backbone_config": config}
+    try:
+        processor = load_image_processor(name_or_path, config, **options)
+    except ValueError as error:
+        logger.warning("%s; until then they are normalised as the configuration says", error)
+    else:
+        fields["image_mean"], fields["image_std"] = image_statistics(processor)
+    return fields
 
 
 def image_statistics(processor: BaseImageProcessor) -> tuple[list[float], list[float]]:

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPooling, MaskedImageModelingOutput
 
 from .configuration_utils import MaskedPatchConfig
 from .modeling_outputs import (
@@ -32,6 +33,30 @@ class MaskedPatchModel(SSLModel):
     """Base of the algorithms that reconstruct masked patches of an image; `config` says how masks are drawn."""
 
     config: MaskedPatchConfig
+
+    def extract_features(
+        self,
+        pixel_values: torch.Tensor,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        *,
+        bool_masked_pos: torch.Tensor | None = None,
+        target_pixel_values: torch.Tensor | None = None,
+    ) -> BaseModelOutputWithPooling | MaskedImageModelingOutput:
+        """Features as of every algorithm; with `bool_masked_pos` what `AutoModelForMaskedImageModeling` stands for.
+
+        That is a `MaskedImageModelingOutput` with the `loss` of `mode="loss"` and the `reconstruction` of `mode="predict"`,
+        un-normalised and `(batch_size, num_channels, height, width)`. There is none of targets that cannot be shown, nor in
+        training mode, which does without a second pass.
+        """
+        if bool_masked_pos is None:
+            return super().extract_features(pixel_values, output_hidden_states, output_attentions)
+        inputs = {"bool_masked_pos": bool_masked_pos}
+        if target_pixel_values is not None:
+            inputs["target_pixel_values"] = target_pixel_values
+        loss = self.loss(pixel_values, **inputs).loss
+        reconstruction = None if self.training else self.predict(pixel_values, **inputs).reconstruction
+        return MaskedImageModelingOutput(loss=loss, reconstruction=reconstruction)
 
     def grid_size(self, pixel_values: torch.Tensor) -> tuple[int, int]:
         """Rows and columns of patches."""
@@ -212,7 +237,8 @@ class MaskTokenModel(MaskedTargetModel):
 
     def _predict_patches(self, pixel_values, bool_masked_pos):
         mask, _, masked_patches = self.split_patches(pixel_values, bool_masked_pos)
-        tokens = self.backbone(pixel_values, bool_masked_pos=mask, interpolate_pos_encoding=True).last_hidden_state
+        images = pixel_values.to(self.backbone.dtype)
+        tokens = self.backbone(images, bool_masked_pos=mask, interpolate_pos_encoding=True).last_hidden_state
         return mask, masked_patches, self.predict_targets(tokens, masked_patches)
 
     def predict_targets(self, tokens: torch.Tensor, masked_patches: torch.Tensor) -> torch.Tensor:

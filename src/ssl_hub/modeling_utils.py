@@ -1,26 +1,32 @@
 """The base of every algorithm: three modes behind one `forward`, and the life-cycle hooks that a trainer calls."""
 
+import inspect
+import logging
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from types import MappingProxyType
 from typing import ClassVar
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_utils import BackboneConfig, SSLConfig
 from .lifecycle import FeatureTable, ParameterRule, Progress
+from .model_loading import fields_around_backbone, load_backbone, read_config
 from .modeling_outputs import (
     SSLLossOutput,
 )
 from .modules.backbones import (
     backbone_hidden_size,
     build_backbone,
+    check_image_size,
+    describe,
     explain_failure,
     remove_final_norm,
     run_backbone,
@@ -30,7 +36,14 @@ from .modules.backbones import (
 from .modules.heads import StageClassifier
 from .modules.memories import Queue
 
-MODES = ("tensor", "loss", "predict")
+logger = logging.getLogger(__name__)
+
+# What each mode calls.
+MODES = {"tensor": "extract_features", "loss": "loss", "predict": "predict"}
+
+# Options of `from_pretrained` that say where files come from, and what the Auto classes add.
+_HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+_AUTO_OPTIONS = ("_from_auto", "adapter_kwargs", "trust_remote_code")
 
 # The submodules that an algorithm has besides its backbone.
 SUBMODULES = ("neck", "head", "teacher", "memory", "target_generator")
@@ -82,6 +95,7 @@ class SSLPreTrainedModel(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     supports_gradient_checkpointing = True
+    gradient_checkpointing = False  # transformers refuses a model in which nothing has this, and timm's layers have not
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -93,6 +107,18 @@ class SSLPreTrainedModel(PreTrainedModel):
         model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
         check_finite(model.state_dict(), f"the checkpoint {pretrained_model_name_or_path}")
         return (model, info) if output_loading_info else model
+
+    def _set_gradient_checkpointing(self, enable: bool = True, *args, **kwargs) -> None:
+        """What `gradient_checkpointing_enable` calls; raises `ValueError` if the backbone has no checkpointing."""
+        if enable and not self.backbone.supports_gradient_checkpointing:
+            raise ValueError(
+                f"{describe(self.backbone)} has no gradient checkpointing, so its activations would all be kept: leave it "
+                "out, or take a backbone of transformers or timm that has it, such as 'vit', 'swin' or timm's 'resnet50'"
+            )
+        super()._set_gradient_checkpointing(enable, *args, **kwargs)
+        for module in self.modules():
+            if hasattr(module, "timm_model") and module.supports_gradient_checkpointing:
+                module.timm_model.set_grad_checkpointing(enable)
 
     def check_pixel_values(self, pixel_values: torch.Tensor) -> None:
         """Raises `ValueError` unless `pixel_values` are a batch of normalised images `(B, C, H, W)` for this model."""
@@ -131,6 +157,25 @@ class SSLPreTrainedModel(PreTrainedModel):
         return run_backbone(self.backbone, self.backbone_input(pixel_values), self.config.pooling, **options)
 
 
+def _input_names(method: Callable) -> tuple[str, ...] | None:
+    """The names of what a method of a model takes besides `self` and the images; None if it takes any keyword."""
+    parameters = list(inspect.signature(method).parameters.values())[2:]
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return tuple(parameter.name for parameter in parameters)
+
+
+def _plain_config(name, options: dict) -> PreTrainedConfig | None:
+    """The configuration of a checkpoint that is a plain backbone; None for one of our models, or where there is none."""
+    if name is None:
+        return None
+    try:
+        config = read_config(name, **options)
+    except (OSError, ValueError):  # transformers says of our own what is wrong
+        return None
+    return None if isinstance(config, SSLConfig) else config
+
+
 class SSLModel(SSLPreTrainedModel):
     """Base of every algorithm: `backbone`, `neck` and `head`, and where there are any `teacher`, `memory`,
     `target_generator`.
@@ -152,6 +197,14 @@ class SSLModel(SSLPreTrainedModel):
     # optimizer forgets its state of them.
     epoch_metrics: Mapping[str, float] = MappingProxyType({})
     redrawn_parameters: Sequence[nn.Parameter] = ()
+    # transformers' Trainer divides by the number of accumulated batches itself.
+    accepts_loss_kwargs = False
+    # The names of what each mode takes besides the images; None if its method takes any keyword.
+    mode_inputs: ClassVar[dict[str, tuple[str, ...] | None]] = {}
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        cls.mode_inputs = {mode: _input_names(getattr(cls, name)) for mode, name in MODES.items()}
 
     @property
     def cluster_labels(self) -> torch.Tensor | None:
@@ -159,12 +212,58 @@ class SSLModel(SSLPreTrainedModel):
         return None
 
     @classmethod
-    def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs):
-        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
+        """As in transformers; a plain backbone of transformers or timm becomes the `backbone`, and all else is new.
+
+        Args:
+            pretrained_model_name_or_path: of a model of this class, or of a backbone: a folder, such as `backbone/` in
+                what ssl_hub shares, a Hub id, or the bare name of an architecture of timm.
+            config: around a backbone the fields besides `backbone_config`; fields can also be given by name.
+
+        Raises:
+            ValueError: the weights hold NaN or infinity, or the backbone does not fit the algorithm.
+        """
+        name, options = pretrained_model_name_or_path, {key: kwargs[key] for key in _HUB_OPTIONS if key in kwargs}
+        plain_config = _plain_config(name, options)
+        if plain_config is None:
+            model, info = super().from_pretrained(name, *args, output_loading_info=True, **kwargs)
+        else:
+            kwargs = {key: value for key, value in kwargs.items() if key not in {*options, *_AUTO_OPTIONS}}
+            model, info = cls._around_backbone(name, plain_config, options, **kwargs)
         if any(key.startswith("teacher.") for key in info["missing_keys"]):
             model.teacher.follow(model, momentum=0.0)
         model.freeze()  # loading makes every parameter trainable
         return (model, info) if output_loading_info else model
+
+    @classmethod
+    def _around_backbone(cls, name, plain_config, options, config=None, **kwargs):
+        """A model with the weights of a plain backbone, and what `output_loading_info` is of it.
+
+        Args:
+            options: where the backbone's files come from.
+            config: of the model; made around the backbone's by default, with the fields among `kwargs`.
+        """
+        loaded = load_backbone(name, plain_config, **options).state_dict()
+        check_finite(loaded, f"the checkpoint {name}")
+        if config is None:
+            own = {field.name: kwargs.pop(field.name) for field in fields(cls.config_class) if field.name in kwargs}
+            config = cls.config_class(**{**fields_around_backbone(name, plain_config, **options), **own})
+        model = cls._from_config(config, **kwargs)
+        check_image_size(model.backbone, config.image_size)
+        expected = model.backbone.state_dict()
+        wrong = sorted(key for key in loaded.keys() & expected.keys() if loaded[key].shape != expected[key].shape)
+        if wrong:
+            raise ValueError(
+                f"the backbone {name} has {len(wrong)} tensors of other shapes than the configuration's backbone_config, "
+                f"such as {wrong[0]}: take the backbone_config of {name}"
+            )
+        unused = model.backbone.load_state_dict(loaded, strict=False).unexpected_keys
+        found = {f"backbone.{key}" for key in loaded}
+        new = [key for key in model.state_dict() if key not in found]
+        parts = dict.fromkeys(key if key.startswith("backbone.") else key.partition(".")[0] for key in new)
+        parts.pop("teacher", None)  # a copy
+        logger.warning("%s starts from the backbone %s; new: %s", cls.__name__, name, ", ".join(parts) or "nothing")
+        return model, {"missing_keys": set(new), "unexpected_keys": set(unused), "mismatched_keys": set()}
 
     def post_init(self):
         super().post_init()
@@ -239,7 +338,20 @@ class SSLModel(SSLPreTrainedModel):
             self.get_buffer(name).fill_(value)
 
     @can_return_tuple
-    def forward(self, pixel_values: torch.Tensor, *, mode: str = "tensor", **inputs) -> ModelOutput:
+    def forward(
+        self,
+        pixel_values: torch.Tensor | list[torch.Tensor],
+        *,
+        mode: str = "tensor",
+        return_loss: bool | None = None,
+        bool_masked_pos: torch.Tensor | None = None,
+        target_pixel_values: torch.Tensor | None = None,
+        indices: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        interpolate_pos_encoding: bool | None = None,
+        **inputs,
+    ) -> ModelOutput:
         """Runs the model.
 
         Args:
@@ -248,15 +360,44 @@ class SSLModel(SSLPreTrainedModel):
             mode (`str`, *optional*, defaults to `"tensor"`):
                 `"tensor"` for features, `"loss"` for the loss to train with, `"predict"` for what the algorithm
                 predicts.
-            inputs: what the mode takes besides, by name; see the algorithm's `extract_features`, `loss`, `predict`.
+            return_loss (`bool`, *optional*): `True` is `mode="loss"`, as transformers' `Trainer` asks for it.
+            bool_masked_pos (`torch.BoolTensor` of shape `(batch_size, num_patches)`, *optional*),
+            target_pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, target_height, target_width)`, *optional*):
+                Which patches are masked, and the images as a target generator takes them: for `"loss"` and `"predict"` of
+                masked-image models.
+            indices (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
+                The images' rows in the dataset, for the `"loss"` of algorithms that remember every image.
+            output_hidden_states, output_attentions (`bool`, *optional*): See `extract_features`; for `"tensor"`.
+            interpolate_pos_encoding (`bool`, *optional*): `True` is what every mode does.
+            inputs: what the algorithm's `loss` or `predict` takes besides, by name.
+
+        Raises:
+            ValueError: the mode does not exist, or does not take what is given.
         """
-        if mode == "tensor":
-            return self.extract_features(pixel_values, **inputs)
-        if mode == "loss":
-            return self.loss(pixel_values, **inputs)
-        if mode == "predict":
-            return self.predict(pixel_values, **inputs)
-        raise ValueError(f"mode must be one of {', '.join(map(repr, MODES))}; got {mode!r}")
+        if return_loss and mode == "tensor":
+            mode = "loss"
+        if mode not in MODES:
+            raise ValueError(f"mode must be one of {', '.join(map(repr, MODES))}; got {mode!r}")
+        if interpolate_pos_encoding is False:
+            raise ValueError(
+                "interpolate_pos_encoding=False asks for an error where the images have another size than the positions, "
+                "which are always interpolated here: leave it out"
+            )
+        inputs |= {
+            "bool_masked_pos": bool_masked_pos,
+            "target_pixel_values": target_pixel_values,
+            "indices": indices,
+            "output_hidden_states": output_hidden_states,
+            "output_attentions": output_attentions,
+        }
+        inputs = {name: value for name, value in inputs.items() if value is not None}
+        taken = self.mode_inputs[mode]
+        for name in inputs:
+            if taken is not None and name not in taken:
+                raise ValueError(
+                    f"mode={mode!r} of {type(self).__name__} takes {', '.join(('pixel_values', *taken))}, not {name}"
+                )
+        return getattr(self, MODES[mode])(pixel_values, **inputs)
 
     def loss(self, pixel_values: torch.Tensor, **inputs) -> SSLLossOutput:
         """`mode="loss"`."""

@@ -24,7 +24,7 @@ from ssl_hub.training.arguments import PretrainingArguments
 torch.set_num_threads(1)
 
 CHECKPOINT = ["config.json", "model.safetensors", "preprocessor_config.json"]
-LAYOUT = sorted(["README.md", *CHECKPOINT, *(f"backbone/{name}" for name in CHECKPOINT)])
+LAYOUT = sorted(["README.md", "modeling_ssl_hub.py", *CHECKPOINT, *(f"backbone/{name}" for name in CHECKPOINT)])
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +98,40 @@ print(json.dumps(sorted(file.rfilename for file in model_info("me/x").siblings))
     assert loaded.returncode == 0, loaded.stderr
     expected = sorted([*LAYOUT, "curves.png", "model-00001-of-00002.safetensors"])
     assert json.loads(loaded.stdout.splitlines()[-1]) == expected
+
+
+LOAD_WITHOUT_IMPORT = """
+import sys
+if {blocked}:
+    class Block:
+        def find_spec(self, name, path, target=None):
+            if name.partition(".")[0] == "ssl_hub":
+                raise ModuleNotFoundError("No module named 'ssl_hub'", name=name)
+    sys.meta_path.insert(0, Block())
+from transformers import AutoImageProcessor, AutoModel
+model = AutoModel.from_pretrained({folder!r}, trust_remote_code=True)
+AutoImageProcessor.from_pretrained({folder!r})
+model.save_pretrained({saved!r})
+print(type(model).__module__, type(model).__name__)
+"""
+
+
+@pytest.mark.parametrize(
+    ("blocked", "expected"),
+    [
+        (False, "ssl_hub.models.mae.modeling_mae MAEModel"),
+        (True, "packages that were not found in your environment: ssl_hub. Run `pip install ssl_hub`"),
+    ],
+    ids=["installed", "not installed"],
+)
+def test_a_shared_model_loads_without_an_import(blocked, expected, shared_dir, tmp_path):
+    saved = tmp_path / "saved"
+    names = {"folder": str(shared_dir), "saved": str(saved), "blocked": blocked}
+    result = run(LOAD_WITHOUT_IMPORT.format(**names), client_environment("", tmp_path))
+    assert expected in result.stdout + result.stderr
+    if saved.exists():
+        assert sorted(path.name for path in saved.iterdir()) == ["config.json", "model.safetensors"]
+        assert "auto_map" not in (saved / "config.json").read_text()
 
 
 def test_push_to_a_branch_twice(shared_dir, hub):

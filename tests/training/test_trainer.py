@@ -13,7 +13,7 @@ from accelerate.state import AcceleratorState
 from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import AutoImageProcessor, AutoModel, AutoModelForPreTraining, ViTConfig, ViTModel
+from transformers import AutoImageProcessor, AutoModel, AutoModelForPreTraining
 
 from ssl_hub import modeling_masked_image
 from ssl_hub.data.datasets import load_image_dataset
@@ -21,7 +21,7 @@ from ssl_hub.modeling_utils import SSLModel
 from ssl_hub.models.mae import modeling_mae
 from ssl_hub.training.arguments import PretrainingArguments, parse_arguments
 from ssl_hub.training.checkpointing import list_checkpoints
-from ssl_hub.training.recipes import Recipe
+from ssl_hub.training.recipes import Recipe, load_recipe
 from ssl_hub.training.run_log import NonFiniteLossError
 from ssl_hub.training.trainer import SSLTrainer
 
@@ -107,7 +107,8 @@ def test_a_run(tmp_path):
     last = trainer.train()
     assert {path.name for path in tmp_path.iterdir()} == {
         *("README.md", "backbone", "checkpoint-30", "config.json", "curves.png", "metrics.jsonl"),
-        *("model.safetensors", "preprocessor_config.json", "recipe.yaml", "reconstruction.png", "ssl_hub"),
+        *("model.safetensors", "modeling_ssl_hub.py", "preprocessor_config.json", "recipe.yaml", "reconstruction.png"),
+        "ssl_hub",
     }
     lines = metrics_of(tmp_path)
     assert [line["step"] for line in lines if "loss" in line] == [*range(4, 30, 4), 30]
@@ -419,9 +420,9 @@ def run_example(monkeypatch, *options):
 def test_errors_are_told_in_a_line(tmp_path, monkeypatch):
     code = run_example(monkeypatch, "--output_dir", tmp_path / "run", "--dataset_name", tmp_path / "nothing")
     assert code.startswith("error: ") and "nothing" in code and "\n" not in code
-    ViTModel(ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2)).save_pretrained(tmp_path / "vit")
-    code = run_example(monkeypatch, "--output_dir", tmp_path / "run", "--model_name_or_path", tmp_path / "vit")
-    assert code.endswith("vit is a 'vit', and recipe mae-vit-tiny-digits trains 'mae'")
+    AutoModel.from_config(load_recipe("simclr-digits").build_config()).save_pretrained(tmp_path / "simclr")
+    code = run_example(monkeypatch, "--output_dir", tmp_path / "run", "--model_name_or_path", tmp_path / "simclr")
+    assert "simclr is a 'simclr', and recipe mae-vit-tiny-digits trains 'mae': its folder backbone/ gives" in code
     (tmp_path / "metrics.jsonl").write_text("{}")
     code = run_example(monkeypatch, "--output_dir", tmp_path)
     assert code.startswith(f"error: {tmp_path} already holds a run") and "\n" not in code

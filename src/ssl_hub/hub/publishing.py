@@ -16,7 +16,9 @@ from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
 
+from .. import __version__
 from ..printing import printable
+from ..registry import ALGORITHMS
 
 if TYPE_CHECKING:  # `publish` needs neither torch nor transformers
     from transformers import BaseImageProcessor
@@ -37,8 +39,15 @@ _SHARED_FILES = [
     "reconstruction.png",
     *_CHECKPOINT_FILES,
     *(f"backbone/{name}" for name in _CHECKPOINT_FILES),
+    "modeling_ssl_hub.py",
 ]
 
+# What `trust_remote_code=True` runs where nobody has imported ssl_hub: transformers asks for the package if it is not
+# installed, and the import registers the models.
+_REMOTE_CODE = """from ssl_hub import {name}  # the model is in the package: pip install ssl_hub
+
+__all__ = ["{name}"]
+"""
 
 # Seconds that the Hub may take to answer a request; by itself the client waits for ever.
 _TIMEOUT = 60.0
@@ -57,7 +66,8 @@ def save_for_sharing(
 ) -> None:
     """Writes the whole method to the root of `output_dir` and its backbone, as plain transformers, to `backbone/`.
 
-    Both folders get the image processor: normalisation travels with the weights. State that only a running training
+    Both folders get the image processor: normalisation travels with the weights. The root also loads with
+    `trust_remote_code=True` where ssl_hub is installed and not imported. State that only a running training
     needs (`model.training_state`) is left out; it is initialised anew when the model is loaded. Files of other names
     are left alone.
 
@@ -81,8 +91,17 @@ def save_for_sharing(
         model.save_pretrained(output_dir, state_dict=shared, max_shard_size=max_shard_size)
         for folder in (output_dir, output_dir / "backbone"):
             image_processor.save_pretrained(folder)
+        if model.config.model_type in ALGORITHMS:
+            _write_remote_code(type(model.config).__name__, output_dir)
     except SafetensorError as error:  # of a full disk, for one
         raise OSError(f"the model cannot be written to {output_dir}: {error}") from error
+
+
+def _write_remote_code(config_name: str, folder: Path) -> None:
+    (folder / "modeling_ssl_hub.py").write_text(_REMOTE_CODE.format(name=config_name))
+    values = json.loads((folder / "config.json").read_text())
+    values["auto_map"] = {"AutoConfig": f"modeling_ssl_hub.{config_name}"}
+    (folder / "config.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
 def publish(
@@ -244,7 +263,7 @@ def _log_in(repo_id: str, token: bool | str | None) -> HfApi:
         ) from error
     if token in (None, True) and get_token() is None:
         raise PermissionError("not logged in: run `hf auth login` or set HF_TOKEN")
-    return HfApi(token=token)
+    return HfApi(token=token, library_name="ssl_hub", library_version=__version__)
 
 
 def _check_visibility(api: HfApi, repo_id: str, private: bool | None) -> None:

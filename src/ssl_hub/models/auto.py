@@ -56,13 +56,18 @@ def _register(config_class, model_class, image_classification_class):
         AutoImageProcessor,
         AutoModel,
         AutoModelForImageClassification,
+        AutoModelForMaskedImageModeling,
         AutoModelForPreTraining,
         BitImageProcessor,
         BitImageProcessorPil,
     )
 
+    from ..modeling_masked_image import MaskedPatchModel
+
     AutoModel.register(config_class, model_class, exist_ok=True)
     AutoModelForPreTraining.register(config_class, model_class, exist_ok=True)
+    if issubclass(model_class, MaskedPatchModel):
+        AutoModelForMaskedImageModeling.register(config_class, model_class, exist_ok=True)
     if image_classification_class is not None:
         AutoModelForImageClassification.register(config_class, image_classification_class, exist_ok=True)
     AutoImageProcessor.register(

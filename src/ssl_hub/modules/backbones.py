@@ -200,7 +200,8 @@ def run_backbone(
         `hidden_states` and `attentions` that the backbone returned.
     """
     layout = backbone_layout(backbone)
-    outputs = backbone(pixel_values, **_position_arguments(type(backbone)), **kwargs)
+    # Images are float32; a backbone of half precision takes them as its own.
+    outputs = backbone(pixel_values.to(backbone.dtype), **_position_arguments(type(backbone)), **kwargs)
     hidden = outputs.last_hidden_state
     if layout.channels_last:
         hidden = hidden.permute(0, 3, 1, 2)
@@ -250,7 +251,7 @@ def stage_feature_maps(backbone: PreTrainedModel, pixel_values: torch.Tensor) ->
     # A transformers ResNet returns the stem's map after the max-pooling only.
     hook = stem.register_forward_hook(lambda module, args, output: captured.append(output)) if stem else None
     try:
-        maps = backbone(pixel_values, output_hidden_states=True).hidden_states
+        maps = backbone(pixel_values.to(backbone.dtype), output_hidden_states=True).hidden_states
     except ValueError:  # timm's models without intermediate features
         maps = None
     finally:

@@ -8,7 +8,7 @@ from transformers import initialization as init
 
 from ..distributed import broadcast_, gather, process_index
 from .clustering import cluster_means, cluster_sizes, nearest_centroids, rebuild_small_clusters
-from .losses import normalize
+from .losses import normalize, to_float32
 
 
 class Queue(nn.Module):
@@ -100,6 +100,12 @@ def finite_or(rows: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
     return torch.where(rows.isfinite().all(dim=1, keepdim=True), rows, others)
 
 
+def moved_rows(rows: torch.Tensor, features: torch.Tensor, momentum: float) -> torch.Tensor:
+    """Unit vectors `(B, D)`: the rows of a memory, moved towards their new features by the share `momentum`."""
+    before = to_float32(rows)
+    return finite_or(normalize(before.lerp(features, momentum)), before).to(rows.dtype)
+
+
 def describe_rows(rows: torch.Tensor) -> str:
     return f"{len(rows)} images" + (f" x {rows.shape[1]} features" if rows.ndim == 2 else "")
 
@@ -133,8 +139,7 @@ class InstanceMemory(SampleMemory):
         Of an image that is there twice, the last feature counts.
         """
         indices, features = gather(indices), gather(normalize(features.to(self.features.dtype)))
-        moved = normalize(self.features[indices].lerp(features, self.momentum))
-        moved = finite_or(moved, self.features[indices])
+        moved = moved_rows(self.features[indices], features, self.momentum)
         self.features[indices] = moved[self.last_of_each(indices)]
 
 
@@ -195,8 +200,7 @@ class OnlineClusterMemory(ClusterMemory):
             The share of the images whose cluster changes.
         """
         indices, features = gather(indices), gather(normalize(features.to(self.features.dtype)))
-        moved = normalize(self.features[indices].lerp(features, self.momentum))
-        moved = finite_or(moved, self.features[indices])[self.last_of_each(indices)]
+        moved = moved_rows(self.features[indices], features, self.momentum)[self.last_of_each(indices)]
         labels = nearest_centroids(moved, self.centroids)
         changed = labels != self.labels[indices]
         self.features[indices], self.labels[indices] = moved, labels

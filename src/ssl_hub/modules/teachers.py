@@ -27,7 +27,11 @@ class MomentumTeacher(nn.Module):
         """`teacher = momentum * teacher + (1 - momentum) * student`; 0 copies, buffers too.
 
         Args:
-            student: the model that holds the modules under the same names.
+            student: the model that holds the modules under the same names; with adapters of PEFT in them, the teacher
+                follows the weights that these make.
+
+        Raises:
+            ValueError: the teacher has adapters of its own.
         """
         if momentum == 0.0:
             for name, module in self.named_children():
@@ -36,6 +40,25 @@ class MomentumTeacher(nn.Module):
         own, others = list(self.parameters()), list(self._student_parameters(student))
         torch._foreach_lerp_(own, others, 1.0 - momentum)
 
-    def _student_parameters(self, student: nn.Module) -> Iterable[nn.Parameter]:
-        for name, _ in self.named_children():
-            yield from getattr(student, name).parameters()
+    def _student_parameters(self, student: nn.Module) -> Iterable[torch.Tensor]:
+        for name, module in self.named_children():
+            for key, _ in module.named_parameters():
+                yield _adapted_parameter(getattr(student, name), key)
+
+
+def _adapted_parameter(module: nn.Module, name: str) -> torch.Tensor:
+    """A parameter of a module by its name, with what adapters of PEFT add to it."""
+    owner_name, _, last = name.rpartition(".")
+    if owner_name.endswith("base_layer"):
+        raise ValueError(
+            "the teacher has adapters of its own, which would not follow the student: give PEFT's configuration "
+            r"exclude_modules=r'teacher\..*'"
+        )
+    owner = module.get_submodule(owner_name)
+    if not hasattr(owner, "base_layer"):
+        return getattr(owner, last)
+    value = getattr(owner.base_layer, last)
+    if last == "weight" and not owner.merged:
+        for adapter in owner.active_adapters:
+            value = value + owner.get_delta_weight(adapter)
+    return value

@@ -47,7 +47,9 @@ class ModelArguments:
     )
     model_name_or_path: str | None = field(
         default=None,
-        metadata={"help": "Start from these weights, a folder or a Hub id of the same algorithm, instead of new ones."},
+        metadata={
+            "help": "Start from these weights: a folder or a Hub id of the recipe's algorithm, or of a plain backbone."
+        },
     )
 
     def __post_init__(self):

@@ -2,17 +2,20 @@
 
 import json
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import yaml
-from transformers import PreTrainedConfig
+from transformers import AutoModelForPreTraining, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from ..configuration_utils import SSLConfig
+from ..model_loading import fields_around_backbone, read_config
+from ..modeling_utils import SSLModel
+from ..pretrained import load_pretrained
 from ..registry import ALGORITHMS
 
 SECTIONS = {"extends": str, "model": dict, "views": list, "training": dict, "evaluation": list}
@@ -35,6 +38,35 @@ class Recipe:
     views: list[dict]
     training: dict = field(default_factory=dict)
     evaluation: list[dict] | None = None
+
+    def build_model(self, overrides: str | None = None, name_or_path: str | None = None) -> SSLModel:
+        """Makes the model: a new one, or with the weights of a checkpoint.
+
+        Args:
+            overrides: of a new model's configuration, see `build_config`.
+            name_or_path: a folder or a Hub id: of a model of the recipe's algorithm, or of a plain backbone of
+                transformers or timm, to which the recipe adds neck, head and image size. Or an architecture of timm.
+
+        Raises:
+            ValueError: the checkpoint is of another algorithm, does not fit the recipe, or is damaged.
+            OSError: there is no such checkpoint.
+        """
+        if name_or_path is None:
+            return AutoModelForPreTraining.from_config(self.build_config(overrides))
+        config, algorithm = read_config(name_or_path), self.model["model_type"]
+        if isinstance(config, SSLConfig) and config.model_type != algorithm:
+            raise ValueError(
+                f"--model_name_or_path {name_or_path} is a {config.model_type!r}, and recipe {self.name} trains "
+                f"{algorithm!r}: its folder backbone/ gives the backbone alone"
+            )
+        if not isinstance(config, SSLConfig):
+            config = self._config_around(fields_around_backbone(name_or_path, config))
+        return load_pretrained(AutoModelForPreTraining, name_or_path, config=config)
+
+    def _config_around(self, backbone_fields: dict) -> SSLConfig:
+        """The recipe's configuration, on a backbone that is not the recipe's."""
+        own = {"image_size": self.build_config().image_size, "backbone_config": backbone_fields["backbone_config"]}
+        return replace(self, model={**backbone_fields, **self.model, **own}).build_config()
 
     def build_config(self, overrides: str | None = None) -> SSLConfig:
         """Makes the model's configuration, with `overrides` such as `"mask_ratio=0.6,backbone_config.patch_size=8"`."""

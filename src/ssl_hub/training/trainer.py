@@ -95,7 +95,7 @@ class SSLTrainer:
         self.views, self.recipe_name, self.data_args, self.model_args = views, recipe_name, data_args, model_args
         self.evaluation = evaluation if args.evaluation is None else read_yaml(args.evaluation)
         self.output_dir = Path(args.output_dir)
-        self.input_names = _input_names(model, views)
+        self.input_names = input_names(model, views)
         self.accelerator = Accelerator(
             mixed_precision=args.mixed_precision,
             log_with=build_trackers(args.report_to),
@@ -534,8 +534,13 @@ class SSLTrainer:
         }
 
     def _seed(self, stream: int, number: int, process_index: int) -> None:
-        entropy = [self.args.seed, stream, number, process_index]
-        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]))
+        seed_generators(self.args.seed, stream, number, process_index)
+
+
+def seed_generators(seed: int, stream: int, number: int, process_index: int) -> None:
+    """Seeds torch for the step or the epoch of this number, as a stream of random numbers of its own."""
+    entropy = [seed, stream, number, process_index]
+    torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]))
 
 
 def _check_processes(accelerator: Accelerator) -> None:
@@ -551,7 +556,7 @@ def _check_processes(accelerator: Accelerator) -> None:
         raise ValueError("fp16 needs a GPU and this run is on the CPU: give --mixed_precision bf16 or no")
 
 
-def _input_names(model: SSLModel, views: list[dict]) -> list[str]:
+def input_names(model: SSLModel, views: list[dict]) -> list[str]:
     """The names of what `mode="loss"` gets of a batch: what the signature of the model's `loss` asks for.
 
     Raises:

@@ -11,7 +11,7 @@ from ...distributed import num_processes, sum_with_gradient
 from ...modeling_joint_embedding import JointEmbeddingModel
 from ...modeling_outputs import SSLLossOutput
 from ...modeling_utils import SSLForImageClassification
-from ...modules.losses import in_float32, to_float32
+from ...modules.losses import in_float32
 from ...modules.necks import build_nonlinear_neck
 from .configuration_barlowtwins import BarlowTwinsConfig
 
@@ -34,7 +34,8 @@ class BarlowTwinsHead(nn.Module):
 
     def forward(self, first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The sum of squared differences from 1 on the diagonal, and that of squares off it."""
-        correlation = cross_correlation(self.bn(to_float32(first)), self.bn(to_float32(second)))
+        dtype = next(self.bn.buffers(), first).dtype  # float32 under autocast too
+        correlation = cross_correlation(self.bn(first.to(dtype)), self.bn(second.to(dtype)))
         diagonal = correlation.diagonal()
         return (diagonal - 1).square().sum(), correlation.square().sum() - diagonal.square().sum()
 

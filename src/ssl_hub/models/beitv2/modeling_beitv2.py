@@ -78,7 +78,7 @@ class BEiTV2Model(BEiTV1Model):
             resolution = pixel_values.shape[2:]
             return layer(hidden_states, bias, interpolate_pos_encoding=True, resolution=resolution)
 
-        last = backbone.embeddings(pixel_values, bool_masked_pos=mask)
+        last = backbone.embeddings(pixel_values.to(backbone.dtype), bool_masked_pos=mask)
         for depth, layer in enumerate(backbone.layers, start=1):
             last = run(layer, last)
             if depth == self.config.early_layer:

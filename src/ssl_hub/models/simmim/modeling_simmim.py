@@ -180,7 +180,8 @@ class SimMIMModel(MaskedPatchModel):
                 f"height and width of the images must be multiples of {stride}, the stride of the backbone's last feature "
                 f"map; got {pixel_values.shape[-2]} x {pixel_values.shape[-1]}"
             )
-        tokens = self.backbone(pixel_values, bool_masked_pos=mask, interpolate_pos_encoding=True).last_hidden_state
+        images = pixel_values.to(self.backbone.dtype)
+        tokens = self.backbone(images, bool_masked_pos=mask, interpolate_pos_encoding=True).last_hidden_state
         patches = tokens[:, -rows * columns :]  # a ViT's class token comes first
         return self.neck(patches.transpose(1, 2).unflatten(2, (rows, columns))), mask
 
