@@ -1,9 +1,10 @@
 """Turns a public checkpoint into one that `AutoModel.from_pretrained` loads.
 
-    python examples/convert_checkpoint.py --checkpoint mae_pretrain_vit_base.pth --source facebook --encoder_only \
+    python examples/convert_checkpoint.py --checkpoint mae_pretrain_vit_base.pth \
         --recipe mae-vit-base-1600e --output_dir mae-vit-base
 
-Every tensor must find its place, and every place its tensor. A `.pth` file is read without unpickling objects.
+Every tensor must find its place, and every place its tensor, but for a file of a backbone alone, or with --encoder_only.
+A `.pth` file is read without unpickling objects.
 """
 
 import sys
@@ -15,10 +16,10 @@ import torch
 from transformers import AutoModelForPreTraining, HfArgumentParser
 from transformers.utils.logging import disable_progress_bar
 
-from ssl_hub.conversion.sources import SOURCES, load_foreign_checkpoint
+from ssl_hub.conversion.sources import SOURCES, Conversion, load_foreign_checkpoint
 from ssl_hub.data.processing import build_image_processor
 from ssl_hub.hub.publishing import save_for_sharing
-from ssl_hub.printing import printable_lines, set_up_logging
+from ssl_hub.printing import name_some, printable_lines, set_up_logging
 from ssl_hub.training.recipes import load_recipe
 
 
@@ -27,9 +28,12 @@ class ConversionArguments:
     checkpoint: str = field(
         metadata={"help": "The .pth or .safetensors file; a folder or a Hub id with --source transformers."}
     )
-    source: str = field(metadata={"help": "The code base that wrote it.", "choices": list(SOURCES)})
     recipe: str = field(metadata={"help": "Name of a recipe, or path of its YAML file, with the same model."})
     output_dir: str = field(metadata={"help": "Where the model goes: a new or an empty folder."})
+    source: str | None = field(
+        default=None,
+        metadata={"help": "The code base that wrote it; by default recognised from its names.", "choices": SOURCES},
+    )
     config_overrides: str | None = field(
         default=None, metadata={"help": "Changes to the recipe's model: name=value,backbone_config.name=value,..."}
     )
@@ -37,6 +41,15 @@ class ConversionArguments:
         default=False,
         metadata={"help": "The checkpoint lacks neck, head, teacher or queue; what it lacks is newly initialised."},
     )
+
+
+def report(conversion: Conversion) -> None:
+    print(f"recognised: {conversion.layout}")
+    for reason in dict.fromkeys(conversion.dropped.values()):
+        names = [name for name, why in conversion.dropped.items() if why == reason]
+        print(f"left out: {name_some(names)} ({len(names)}): {reason}")
+    if conversion.new:
+        print(f"newly initialised: {name_some(conversion.new)} ({len(conversion.new)})")
 
 
 def main():
@@ -52,7 +65,7 @@ def main():
     config = load_recipe(args.recipe).build_config(args.config_overrides)
     model = AutoModelForPreTraining.from_config(config)
     new = ("neck.", "head.", "teacher.", "memory.") if args.encoder_only else ()
-    load_foreign_checkpoint(model, args.checkpoint, args.source, new=new)
+    report(load_foreign_checkpoint(model, args.checkpoint, args.source, new=new))
     image_processor = build_image_processor(config.image_size, config.image_mean, config.image_std)
     output_dir.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=output_dir.parent, prefix=f"{output_dir.name}.unfinished-") as unfinished:

@@ -1,8 +1,7 @@
-"""What the sources of foreign checkpoints share: rename rules, and reading and filling in strictly."""
+"""Reading state dicts that other code saved, and filling models with them strictly."""
 
-import re
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,69 +10,6 @@ from safetensors.torch import load_file
 
 from ..modeling_utils import SSLModel, check_finite
 from ..printing import name_some
-
-# A rule is a regular expression and its replacement, as re.sub takes them. Every rule is applied to every key, in order.
-Rules = Sequence[tuple[str, str | Callable[[re.Match], str]]]
-
-# torchvision's names, in any module that is a `backbone` already.
-RESNET_RULES = [
-    (r"\bbackbone\.conv1\.", "backbone.embedder.embedder.convolution."),
-    (r"\bbackbone\.bn1\.", "backbone.embedder.embedder.normalization."),
-    (
-        r"\bbackbone\.layer(\d)\.(\d+)\.conv(\d)\.",
-        lambda m: f"backbone.encoder.stages.{int(m[1]) - 1}.layers.{m[2]}.layer.{int(m[3]) - 1}.convolution.",
-    ),
-    (
-        r"\bbackbone\.layer(\d)\.(\d+)\.bn(\d)\.",
-        lambda m: f"backbone.encoder.stages.{int(m[1]) - 1}.layers.{m[2]}.layer.{int(m[3]) - 1}.normalization.",
-    ),
-    (
-        r"\bbackbone\.layer(\d)\.(\d+)\.downsample\.([01])\.",
-        lambda m: (
-            f"backbone.encoder.stages.{int(m[1]) - 1}.layers.{m[2]}.shortcut."
-            + ("convolution." if m[3] == "0" else "normalization.")
-        ),
-    ),
-]
-
-
-def rename_keys(state_dict: dict[str, torch.Tensor], rules: Rules) -> dict[str, torch.Tensor]:
-    """Applies the rules to the keys, then splits every fused `attention.qkv` into `q_proj`, `k_proj` and `v_proj`.
-
-    Raises:
-        ValueError: two keys get one name, or a fused tensor has no three parts.
-    """
-    renamed: dict[str, torch.Tensor] = {}
-    origins: dict[str, str] = {}
-
-    def add(name, tensor, origin):
-        if name in renamed:
-            raise ValueError(f"two of its tensors would both become {name}: {name_some([origins[name], origin])}")
-        renamed[name], origins[name] = tensor, origin
-
-    for key, tensor in state_dict.items():
-        name = key
-        for pattern, replacement in rules:
-            name = re.sub(pattern, replacement, name)
-        if ".attention.qkv." in name:
-            if tensor.ndim == 0 or len(tensor) % 3:
-                raise ValueError(f"{name_some([key])} has the shape {tuple(tensor.shape)}, which has no three parts")
-            for letter, part in zip("qkv", tensor.chunk(3), strict=True):
-                add(name.replace(".qkv.", f".{letter}_proj."), part, key)
-        else:
-            add(name, tensor, key)
-    return renamed
-
-
-def turn_queues(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Gives MoCo's and DenseCL's queues, once renamed, the shapes of ours: elsewhere a vector is a column."""
-    turned = dict(state_dict)
-    for key, tensor in state_dict.items():
-        if re.fullmatch(r"memory\.(\w+_queue\.)?vectors", key):
-            turned[key] = tensor.T
-        elif re.fullmatch(r"memory\.(\w+_queue\.)?pointer", key):
-            turned[key] = tensor.reshape(())
-    return turned
 
 
 def read_checkpoint(path: str | Path) -> dict:
@@ -122,6 +58,39 @@ def _check_packed_size(path: Path) -> None:
             f"{path} has {path.stat().st_size:,} bytes and would unpack to {unpacked:,}: torch.save does not compress, so "
             "another program has packed it; save it anew with torch.save, or unpack it first"
         )
+
+
+# Under which name a file has its state dict, in the order in which they are looked for.
+_WRAPPERS = ("state_dict", "model", "classy_state_dict", "base_model", "model_state_dict")
+
+
+def unwrap(checkpoint: dict, path: str | Path) -> dict:
+    """The state dict in what was read of a file; state dicts side by side, of several modules, become one.
+
+    Raises:
+        ValueError: there is none.
+    """
+    outermost = checkpoint
+    while wrapper := next((name for name in _WRAPPERS if name in checkpoint), None):
+        checkpoint = checkpoint[wrapper]
+        if not isinstance(checkpoint, dict):
+            return checkpoint
+    nested = {
+        f"{name}.{key}": value
+        for name, values in checkpoint.items()
+        if isinstance(values, dict)
+        for key, value in values.items()
+        if isinstance(value, torch.Tensor)
+    }
+    if nested:
+        return nested
+    tensors = [value for value in checkpoint.values() if isinstance(value, torch.Tensor)]
+    if checkpoint is outermost and checkpoint and not tensors:
+        raise ValueError(
+            f"{path} holds no state dict, neither alone nor under {', '.join(map(repr, _WRAPPERS))}: its keys are "
+            f"{name_some(checkpoint)}"
+        )
+    return checkpoint
 
 
 def check_state_dict(state_dict: object) -> None:
