@@ -9,11 +9,17 @@ import torch
 
 from ..modeling_utils import SUBMODULES, SSLModel
 from ..printing import name_some
-from . import authors, backbones, mmselfsup, transformers_models
+from . import authors, backbones, libraries, mmselfsup, transformers_models
 from .renaming import Layout, closest
 from .state_dicts import check_state_dict, load_strictly, read_checkpoint, unwrap
 
-LAYOUTS: list[Layout] = [*mmselfsup.LAYOUTS, *authors.LAYOUTS, *transformers_models.LAYOUTS, *backbones.LAYOUTS]
+LAYOUTS: list[Layout] = [
+    *mmselfsup.LAYOUTS,
+    *authors.LAYOUTS,
+    *libraries.LAYOUTS,
+    *transformers_models.LAYOUTS,
+    *backbones.LAYOUTS,
+]
 SOURCES = list(dict.fromkeys(layout.source for layout in LAYOUTS))
 
 
@@ -79,6 +85,9 @@ def recognise(names: Iterable[str], source: str | None = None, model_type: str |
     if complete:
         fewest = min(count for count, _ in complete)
         fitting = [layout for count, layout in complete if count == fewest]
+        if model_type is not None:
+            fitting.sort(key=lambda layout: layout.model_type is None)
+            fitting = [layout for layout in fitting if layout.model_type == fitting[0].model_type]
     first = fitting[0]
     others = [layout for layout in fitting[1:] if (layout.model_type, layout.pairs) != (first.model_type, first.pairs)]
     if others:
