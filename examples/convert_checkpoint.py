@@ -9,17 +9,15 @@ A `.pth` file is read without unpickling objects.
 
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 from transformers import AutoModelForPreTraining, HfArgumentParser
 from transformers.utils.logging import disable_progress_bar
 
-from ssl_hub.conversion.sources import SOURCES, Conversion, load_foreign_checkpoint
+from ssl_hub.conversion.sources import SOURCES, load_foreign_checkpoint
 from ssl_hub.data.processing import build_image_processor
-from ssl_hub.hub.publishing import save_for_sharing
-from ssl_hub.printing import name_some, printable_lines, set_up_logging
+from ssl_hub.hub.publishing import new_folder, save_for_sharing
+from ssl_hub.printing import printable_lines, set_up_logging
 from ssl_hub.training.recipes import load_recipe
 
 
@@ -43,35 +41,19 @@ class ConversionArguments:
     )
 
 
-def report(conversion: Conversion) -> None:
-    print(f"recognised: {conversion.layout}")
-    for reason in dict.fromkeys(conversion.dropped.values()):
-        names = [name for name, why in conversion.dropped.items() if why == reason]
-        print(f"left out: {name_some(names)} ({len(names)}): {reason}")
-    if conversion.new:
-        print(f"newly initialised: {name_some(conversion.new)} ({len(conversion.new)})")
-
-
 def main():
     args = HfArgumentParser(ConversionArguments, allow_abbrev=False).parse_args_into_dataclasses()[0]
     set_up_logging()
     disable_progress_bar()
-    output_dir = Path(args.output_dir)
-    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
-        raise FileExistsError(
-            f"--output_dir {output_dir} exists already, and nothing is written over: give a new or an empty folder"
-        )
-    torch.manual_seed(0)  # of what is newly initialised
-    config = load_recipe(args.recipe).build_config(args.config_overrides)
-    model = AutoModelForPreTraining.from_config(config)
-    new = ("neck.", "head.", "teacher.", "memory.") if args.encoder_only else ()
-    report(load_foreign_checkpoint(model, args.checkpoint, args.source, new=new))
-    image_processor = build_image_processor(config.image_size, config.image_mean, config.image_std)
-    output_dir.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=output_dir.parent, prefix=f"{output_dir.name}.unfinished-") as unfinished:
-        save_for_sharing(model, image_processor, Path(unfinished) / "model")
-        (Path(unfinished) / "model").rename(output_dir)  # whole, or not at all
-    print(f"the model is in {output_dir}")
+    with new_folder(args.output_dir) as folder:
+        torch.manual_seed(0)  # of what is newly initialised
+        config = load_recipe(args.recipe).build_config(args.config_overrides)
+        model = AutoModelForPreTraining.from_config(config)
+        new = ("neck.", "head.", "teacher.", "memory.") if args.encoder_only else ()
+        print(load_foreign_checkpoint(model, args.checkpoint, args.source, new=new))
+        image_processor = build_image_processor(config.image_size, config.image_mean, config.image_std)
+        save_for_sharing(model, image_processor, folder)
+    print(f"the model is in {args.output_dir}")
 
 
 if __name__ == "__main__":

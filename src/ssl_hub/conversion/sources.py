@@ -37,6 +37,15 @@ class Conversion:
     dropped: dict[str, str]
     new: list[str]
 
+    def __str__(self) -> str:
+        lines = [f"recognised: {self.layout}"]
+        for reason in dict.fromkeys(self.dropped.values()):
+            names = [name for name, why in self.dropped.items() if why == reason]
+            lines.append(f"left out: {name_some(names)} ({len(names)}): {reason}")
+        if self.new:
+            lines.append(f"newly initialised: {name_some(self.new)} ({len(self.new)})")
+        return "\n".join(lines)
+
 
 def layouts_of(source: str | None = None, model_type: str | None = None) -> list[Layout]:
     """The layouts of a source, or of all; of an algorithm, which may start from a backbone alone too, or of all.
