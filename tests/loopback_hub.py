@@ -46,17 +46,15 @@ def loopback_hub(tmp_path: Path) -> Iterator[str]:
         thread.join()
 
 
-@contextmanager
-def loopback_hub_of_this_process(tmp_path: Path) -> Iterator[str]:
-    """The same, which this process pushes to, logged in; what loads, and has a cache, needs a process of its own."""
-    with loopback_hub(tmp_path) as endpoint, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(constants, "ENDPOINT", endpoint)
-        url = f"{endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url)
-        patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        patch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no_token"))
-        patch.setenv("HF_TOKEN", "dummy")
-        yield endpoint
+def use_hub(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Lets this process push there, logged in; what loads, and has a cache, needs a process of its own."""
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    url = f"{endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no_token"))
+    monkeypatch.setenv("HF_TOKEN", "dummy")
+    return endpoint
 
 
 def client_environment(endpoint: str, hf_home: Path, token: str | None = "dummy") -> dict[str, str]:  # noqa: S107

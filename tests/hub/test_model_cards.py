@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import HfApi, ModelCard
-from loopback_hub import client_environment, loopback_hub_of_this_process
+from loopback_hub import client_environment, loopback_hub, use_hub
 from PIL import Image
 from transformers import AutoModelForPreTraining, HfArgumentParser
 
@@ -199,12 +199,12 @@ def published(tmp_path_factory):
     """All published models, tiny, on the Hub under their names: the address, the folder, and the models they came from."""
     folder = tmp_path_factory.mktemp("published")
     models = {}
-    with loopback_hub_of_this_process(folder) as endpoint, pytest.MonkeyPatch.context() as monkeypatch:
+    with loopback_hub(folder) as endpoint, pytest.MonkeyPatch.context() as monkeypatch:
+        use_hub(endpoint, folder, monkeypatch)
         monkeypatch.chdir(folder)
         for each in MODELS:
             path, models[each.name] = made_checkpoint(each, folder)
             publish(monkeypatch, each.name, "--checkpoint", path)
-        monkeypatch.undo()
         yield endpoint, folder, models
 
 
@@ -263,7 +263,8 @@ def test_a_push_that_fails_keeps_the_model(tmp_path, monkeypatch):
     each = model_info("simclr-resnet50")
     path, _ = made_checkpoint(each, tmp_path)
     words = (each.name, "--checkpoint", path, "--output_dir", tmp_path / "out")
-    with loopback_hub_of_this_process(tmp_path) as endpoint:
+    with loopback_hub(tmp_path) as endpoint:
+        use_hub(endpoint, tmp_path, monkeypatch)
         with pytest.raises(PublishError, match="'someone-else/simclr-resnet50': you are logged in as me"):
             publish(monkeypatch, *words, "--namespace", "someone-else")
         assert not (tmp_path / "out").exists()  # known before the conversion

@@ -10,7 +10,7 @@ import torch
 from accelerate.state import AcceleratorState
 from huggingface_hub import HfApi, ModelCard, constants
 from joint_embedding_common import VIT
-from loopback_hub import client_environment, loopback_hub_of_this_process
+from loopback_hub import client_environment, loopback_hub, use_hub
 from test_mae import TINY
 from transformers import AutoImageProcessor, AutoModel, PreTrainedModel, ViTImageProcessor, ViTModel
 
@@ -45,9 +45,9 @@ def shared_dir(tmp_path_factory):
 
 
 @pytest.fixture
-def hub(tmp_path):
-    with loopback_hub_of_this_process(tmp_path) as endpoint:
-        yield endpoint
+def hub(tmp_path, monkeypatch):
+    with loopback_hub(tmp_path) as endpoint:
+        yield use_hub(endpoint, tmp_path, monkeypatch)
 
 
 def run(code, environment):
