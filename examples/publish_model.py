@@ -4,7 +4,8 @@
         --checkpoint mae_vit-base-p16_8xb512-fp16-coslr-1600e_in1k_20220825-f7569ca2.pth
 
 `ssl_hub.list_models()` says which models there are, and where the file of each is from. Every tensor must find its place,
-and every place its tensor. What is pushed is kept in --output_dir; a push that fails says how to push it later.
+and every place its tensor; features are compared with those of timm's model of the file, where timm has it under its
+names. What is pushed is kept in --output_dir; a push that fails says how to push it later.
 """
 
 import sys
@@ -45,7 +46,8 @@ def main():
     with new_folder(output_dir) as folder:
         config = load_recipe(published.recipe).build_config()
         model = AutoModelForPreTraining.from_config(config)
-        print(load_foreign_checkpoint(model, args.checkpoint, published.key_format))
+        conversion = load_foreign_checkpoint(model, args.checkpoint, published.key_format, verify=True)
+        print(conversion.report(verified=True))
         save_for_sharing(model, build_image_processor(config.image_size, config.image_mean, config.image_std), folder)
         build_published_card(published, config, repo_id).save(folder / "README.md")
     print(f"the model is in {output_dir}")

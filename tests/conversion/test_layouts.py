@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel
 
+from ssl_hub.conversion.shapes import config_from_shapes
 from ssl_hub.conversion.sources import LAYOUTS, layouts_of, recognise, to_theirs
 from ssl_hub.registry import ALGORITHMS
 
@@ -115,3 +116,17 @@ def test_what_has_no_counterpart():
         to_theirs(build("simclr", "vit"), "torchvision")
     with pytest.raises(ValueError, match="no conversion of 'byol' from transformers; there is one of mae, simmim"):
         to_theirs(build("byol", "resnet"), "transformers")
+
+
+@pytest.mark.parametrize(("source", "model_type", "backbone"), [case for case in CASES if case[0] == "mmselfsup"])
+def test_configurations_are_read_from_shapes(source, model_type, backbone):
+    model = build(model_type, backbone)
+    theirs = to_theirs(model, source)
+    layout = recognise(theirs, source, model_type)
+    config = config_from_shapes(model_type, layout.to_ours(theirs))
+    missing = ("teacher.", "memory.", *layout.kept_elsewhere)
+    shapes, own = (
+        {name: x.shape for name, x in each.state_dict().items() if not name.startswith(missing)}
+        for each in (AutoModel.from_config(config), model)
+    )
+    assert shapes.items() >= own.items()

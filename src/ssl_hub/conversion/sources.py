@@ -7,11 +7,14 @@ from pathlib import Path
 
 import torch
 
+from ..configuration_utils import SSLConfig
 from ..modeling_utils import SUBMODULES, SSLModel
 from ..printing import name_some
 from . import authors, backbones, libraries, mmselfsup, transformers_models
 from .renaming import Layout, closest
+from .shapes import config_from_shapes
 from .state_dicts import check_state_dict, load_strictly, read_checkpoint, unwrap
+from .verification import compare_features
 
 LAYOUTS: list[Layout] = [
     *mmselfsup.LAYOUTS,
@@ -31,19 +34,32 @@ class Conversion:
         layout: what was recognised.
         dropped: their names that were left out, and why.
         new: our names that keep their initialisation.
+        difference: the largest one between our features and those of the other library's model, where both were
+            computed.
     """
 
     layout: Layout
     dropped: dict[str, str]
     new: list[str]
+    difference: float | None
 
-    def __str__(self) -> str:
+    def report(self, verified: bool) -> str:
+        """Text for a terminal.
+
+        Args:
+            verified: whether features were to be compared.
+        """
         lines = [f"recognised: {self.layout}"]
         for reason in dict.fromkeys(self.dropped.values()):
             names = [name for name, why in self.dropped.items() if why == reason]
             lines.append(f"left out: {name_some(names)} ({len(names)}): {reason}")
         if self.new:
             lines.append(f"newly initialised: {name_some(self.new)} ({len(self.new)})")
+        if verified:
+            known = "no other library here has this model under these names"
+            if self.difference is not None:
+                known = f"{self.difference:.1e}"
+            lines.append(f"largest difference from the features of the original: {known}")
         return "\n".join(lines)
 
 
@@ -131,7 +147,7 @@ def to_theirs(model: SSLModel, source: str) -> dict[str, torch.Tensor]:
 
 
 def load_foreign_checkpoint(
-    model: SSLModel, path: str | Path, source: str | None = None, new: Sequence[str] = ()
+    model: SSLModel, path: str | Path, source: str | None = None, new: Sequence[str] = (), verify: bool = False
 ) -> Conversion:
     """Fills a model with the weights of a checkpoint of another code base.
 
@@ -142,11 +158,12 @@ def load_foreign_checkpoint(
         source: one of `SOURCES`; by default recognised from the names of the tensors.
         new: prefixes of what the checkpoint may lack and the model then keeps as it was initialised; a teacher becomes
             a copy of the student. Of a backbone alone it lacks all the rest.
+        verify: compares features with those of the other library's own model of this file, where there is one.
 
     Raises:
         OSError: there is no such file, folder or model.
-        ValueError: the source or the algorithm is unknown, the file cannot be read safely, or a tensor has no place, no
-            counterpart or another shape.
+        ValueError: the source or the algorithm is unknown, the file cannot be read safely, a tensor has no place, no
+            counterpart or another shape, or the features differ.
     """
     layouts_of(source, model.config.model_type)  # before a file of gigabytes is read
     state_dict = read_state_dict(path, source)
@@ -167,7 +184,26 @@ def load_foreign_checkpoint(
         layout,
         {name: reason for name, reason in reasons.items() if reason is not None},
         [name for name in model.state_dict() if name not in converted],
+        compare_features(model, layout, state_dict, path) if verify else None,
     )
+
+
+def config_of_checkpoint(path: str | Path, source: str | None = None) -> SSLConfig:
+    """The configuration of a checkpoint of another code base, from the names and the shapes of its tensors.
+
+    What is in no shape has the default of the algorithm; a ViT gets the published number of heads for its width.
+
+    Raises:
+        OSError, ValueError: as `load_foreign_checkpoint`, or the names are those of a backbone alone.
+    """
+    state_dict = read_state_dict(path, source)
+    try:
+        layout = recognise(state_dict, source)
+        if layout.model_type is None:
+            raise ValueError(f"{layout} does not say which algorithm: name a recipe")
+        return config_from_shapes(layout.model_type, layout.to_ours(state_dict))
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{path} says too little of its model: {error}") from error
 
 
 def read_state_dict(path: str | Path, source: str | None = None) -> dict:
@@ -177,7 +213,7 @@ def read_state_dict(path: str | Path, source: str | None = None) -> dict:
         OSError, ValueError: as `load_foreign_checkpoint`.
     """
     if source == "transformers" or (source is None and (Path(path) / "config.json").is_file()):
-        return transformers_models.read_model(path)
+        return transformers_models.load_model(path).state_dict()
     state_dict = unwrap(read_checkpoint(path), path)
     try:
         check_state_dict(state_dict)
