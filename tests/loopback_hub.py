@@ -79,6 +79,7 @@ class _Error(Exception):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # headers and body are two packets, and the second would wait 40 ms
 
     def log_message(self, *args):
         pass

@@ -55,7 +55,6 @@ TINY_BACKBONE = {
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
     "intermediate_size": 32,
-    "embedding_size": 8,
     "hidden_sizes": [16, 16, 16, 32],
     "embed_dim": 8,
     "num_heads": [1, 1, 2, 2],
@@ -250,10 +249,9 @@ def test_a_dry_run_needs_no_hub(tmp_path, monkeypatch, capsys):
     path, _ = made_checkpoint(each, tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     publish(monkeypatch, each.name, "--checkpoint", path, "--output_dir", tmp_path / "out", "--dry_run")
-    assert capsys.readouterr().out.splitlines() == [
-        "recognised: mmselfsup (simclr)",
-        f"the model is in {tmp_path / 'out'}",
-    ]
+    recognised, compared, written = capsys.readouterr().out.splitlines()
+    assert recognised == "recognised: mmselfsup (simclr)" and written == f"the model is in {tmp_path / 'out'}"
+    assert re.fullmatch(r"largest difference from the features of the original: \d\.\de[+-]\d+", compared)
     assert "ssl-hub/simclr-resnet50" in (tmp_path / "out/README.md").read_text()
     with pytest.raises(FileExistsError, match="nothing is written over"):
         publish(monkeypatch, each.name, "--checkpoint", path, "--output_dir", tmp_path / "out", "--dry_run")
