@@ -18,9 +18,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import pytest
 import yaml
+from huggingface_hub import constants
 
-USER = "me"  # whom every token belongs to, and the only one who may be written to
+USER = "me"  # whom every token belongs to
+ORGANIZATION = "ssl-hub"  # whose member the user is; no one else may be written to
 
 
 @contextmanager
@@ -41,6 +44,17 @@ def loopback_hub(tmp_path: Path) -> Iterator[str]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def use_hub(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Lets this process push there, logged in; what loads, and has a cache, needs a process of its own."""
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    url = f"{endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no_token"))
+    monkeypatch.setenv("HF_TOKEN", "dummy")
+    return endpoint
 
 
 def client_environment(endpoint: str, hf_home: Path, token: str | None = "dummy") -> dict[str, str]:  # noqa: S107
@@ -65,6 +79,7 @@ class _Error(Exception):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # headers and body are two packets, and the second would wait 40 ms
 
     def log_message(self, *args):
         pass
@@ -119,17 +134,14 @@ class _Handler(BaseHTTPRequestHandler):
         if "Authorization" not in self.headers:
             raise _Error(401, "Unauthorized", "Invalid username or password.")
         token = {"displayName": "dummy", "role": "write"}
-        return (
-            200,
-            {},
-            {"type": "user", "name": USER, "orgs": [], "auth": {"type": "access_token", "accessToken": token}},
-        )
+        auth = {"type": "access_token", "accessToken": token}
+        return 200, {}, {"type": "user", "name": USER, "orgs": [{"name": ORGANIZATION}], "auth": auth}
 
     def create_repo(self):
         request = json.loads(self.body)
         owner = request.get("organization") or USER
         repo_id = f"{owner}/{request['name']}"
-        if owner != USER:
+        if owner not in (USER, ORGANIZATION):
             raise _Error(
                 403, "Forbidden", f'You don\'t have the rights to create a model under the namespace "{owner}"'
             )

@@ -42,6 +42,7 @@ _PUBLIC = {
     "EpochViews": "training.hf_trainer",
     "ViewCollator": "training.hf_trainer",
     "SSLCallback": "training.hf_trainer",
+    "list_models": "hub.models",
 }
 for _model_type in ALGORITHMS:
     _PUBLIC |= {name: f"models.{module}" for name, module in class_modules(_model_type).items()}

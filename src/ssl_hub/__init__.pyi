@@ -5,6 +5,7 @@ from .configuration_utils import JointEmbeddingConfig as JointEmbeddingConfig
 from .configuration_utils import MaskedPatchConfig as MaskedPatchConfig
 from .configuration_utils import SSLConfig as SSLConfig
 from .data.datasets import load_image_dataset as load_image_dataset
+from .hub.models import list_models as list_models
 from .lifecycle import FeatureTable as FeatureTable
 from .lifecycle import ParameterRule as ParameterRule
 from .lifecycle import Progress as Progress

@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoModel, ViTConfig, ViTModel
 
 from ssl_hub import MAEConfig, MAEModel, SimMIMConfig, SimMIMModel
-from ssl_hub.conversion import facebook, mmselfsup
-from ssl_hub.conversion.sources import SOURCES, load_foreign_checkpoint
+from ssl_hub.conversion import mmselfsup
+from ssl_hub.conversion.sources import LAYOUTS, load_foreign_checkpoint
 from ssl_hub.conversion.state_dicts import load_strictly, read_checkpoint
 from ssl_hub.registry import ALGORITHMS
 
@@ -117,7 +117,7 @@ def test_mmselfsup_names():
 
 
 @pytest.mark.parametrize(
-    ("source", "names", "key"), [("mmselfsup", MMSELFSUP_NAMES, "state_dict"), ("facebook", FACEBOOK_NAMES, "model")]
+    ("source", "names", "key"), [("mmselfsup", MMSELFSUP_NAMES, "state_dict"), ("authors", FACEBOOK_NAMES, "model")]
 )
 @pytest.mark.parametrize("wrapped", [True, False])
 def test_converted_model_computes_the_same(tmp_path, source, names, key, wrapped):
@@ -132,7 +132,7 @@ def test_converted_model_computes_the_same(tmp_path, source, names, key, wrapped
 def test_safetensors(tmp_path):
     expected, model = tiny_mae(0), tiny_mae(1)
     save_file(under_foreign_names(expected, FACEBOOK_NAMES), tmp_path / "checkpoint.safetensors")
-    load_foreign_checkpoint(model, tmp_path / "checkpoint.safetensors", "facebook")
+    load_foreign_checkpoint(model, tmp_path / "checkpoint.safetensors", "authors")
     assert_same_outputs(model, expected)
 
 
@@ -143,8 +143,8 @@ def test_encoder_only(tmp_path):
     state_dict = {key: t for key, t in state_dict.items() if not key.startswith(("decoder_", "mask_token"))}
     torch.save({"model": state_dict}, tmp_path / "encoder.pth")
     with pytest.raises(ValueError, match=r"missing \(\d+\): neck\.mask_token"):
-        load_foreign_checkpoint(model, tmp_path / "encoder.pth", "facebook")
-    load_foreign_checkpoint(model, tmp_path / "encoder.pth", "facebook", new=("neck.",))
+        load_foreign_checkpoint(model, tmp_path / "encoder.pth", "authors")
+    load_foreign_checkpoint(model, tmp_path / "encoder.pth", "authors", new=("neck.",))
     images = torch.randn(2, 3, 16, 16)
     assert torch.equal(model(images).last_hidden_state, expected(images).last_hidden_state)
     assert all(torch.equal(tensor, decoder[key]) for key, tensor in model.neck.state_dict().items())
@@ -173,21 +173,19 @@ def test_checkpoint_of_another_size(tmp_path):
     torch.save({"model": under_foreign_names(tiny_mae(0), FACEBOOK_NAMES)}, tmp_path / "checkpoint.pth")
     model = MAEModel(MAEConfig(backbone_config={**VIT, "num_hidden_layers": 3}, **DECODER))
     with pytest.raises(ValueError, match=r"missing \(16\): backbone\.layers\.2\."):
-        load_foreign_checkpoint(model, tmp_path / "checkpoint.pth", "facebook")
+        load_foreign_checkpoint(model, tmp_path / "checkpoint.pth", "authors")
 
 
 def test_sources_name_algorithms():
-    assert all(set(conversions) <= set(ALGORITHMS) for _, conversions in SOURCES.values())
+    assert {layout.model_type for layout in LAYOUTS} <= {None, *ALGORITHMS}
 
 
 def test_the_wrong_source_is_refused(tmp_path):
     torch.save({"model": under_foreign_names(tiny_mae(0), FACEBOOK_NAMES)}, tmp_path / "checkpoint.pth")
-    with pytest.raises(ValueError, match="no checkpoint of mmselfsup: it has neither 'state_dict' nor tensors"):
+    with pytest.raises(ValueError, match=r"closest source, mmselfsup \(a backbone alone\), has no tensors named "):
         load_foreign_checkpoint(tiny_mae(1), tmp_path / "checkpoint.pth", "mmselfsup")
-    with pytest.raises(
-        ValueError, match="no conversion from 'timm'; there is one from mmselfsup, facebook, microsoft, transformers"
-    ):
-        load_foreign_checkpoint(tiny_mae(1), tmp_path / "checkpoint.pth", "timm")
+    with pytest.raises(ValueError, match="no conversion from 'paddle'; there is one from mmselfsup, authors, "):
+        load_foreign_checkpoint(tiny_mae(1), tmp_path / "checkpoint.pth", "paddle")
 
 
 class Opaque:
@@ -259,12 +257,6 @@ def test_the_memory_of_npid_comes_with_its_size(tmp_path):
     assert model.config.memory_size == 80
 
 
-def test_official_names_are_all_known():
-    """A name that no rule knows keeps its name, and the strict loading then refuses it."""
-    converted = facebook.convert_state_dict("mae", under_foreign_names(tiny_mae(0), FACEBOOK_NAMES))
-    assert set(converted) == set(tiny_mae(0).state_dict())
-
-
 def test_simmim_of_its_authors(tmp_path):
     """The names that spec and source give them; no released file was at hand."""
     names = {
@@ -287,7 +279,7 @@ def test_simmim_of_its_authors(tmp_path):
     state_dict["encoder.layers.0.blocks.1.attn.relative_position_index"] = torch.zeros(16, 16, dtype=torch.long)
     state_dict["encoder.layers.0.blocks.1.attn_mask"] = torch.zeros(4, 16, 16)
     torch.save({"model": state_dict}, tmp_path / "simmim.pth")
-    load_foreign_checkpoint(model, tmp_path / "simmim.pth", "microsoft")
+    load_foreign_checkpoint(model, tmp_path / "simmim.pth", "authors")
     images, mask = torch.randn(2, 3, 16, 16), torch.arange(64).expand(2, -1) % 3 > 0
     ours, theirs = (m(images, mode="predict", bool_masked_pos=mask).reconstruction for m in (model, expected))
     assert torch.equal(ours, theirs)
@@ -324,5 +316,5 @@ def test_convert_checkpoint_example(tmp_path, monkeypatch, capsys):
     images = torch.randn(2, 3, 16, 16)
     assert torch.equal(backbone(images).last_hidden_state, expected(images).last_hidden_state)
 
-    with pytest.raises(SystemExit, match="error: the checkpoint does not fit this MAEModel"):
-        convert("facebook", tmp_path / "other")
+    with pytest.raises(SystemExit, match="error: .* is no checkpoint for 'mae': the closest source, authors"):
+        convert("authors", tmp_path / "other")

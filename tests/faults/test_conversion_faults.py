@@ -15,8 +15,9 @@ from test_mae import TINY
 from transformers import AutoModelForMaskedImageModeling, BertConfig, ViTConfig, ViTForMaskedImageModeling
 
 from ssl_hub import MAEConfig, MAEModel
+from ssl_hub.conversion.renaming import FUSED, Layout
 from ssl_hub.conversion.sources import load_foreign_checkpoint
-from ssl_hub.conversion.state_dicts import load_strictly, rename_keys
+from ssl_hub.conversion.state_dicts import load_strictly
 from ssl_hub.pretrained import load_pretrained
 from ssl_hub.training.arguments import PretrainingArguments
 from ssl_hub.training.recipes import load_recipe, parse_overrides
@@ -103,7 +104,7 @@ def test_files_that_are_no_checkpoint(name, tmp_path):
     path = tmp_path / "checkpoint.pth"
     write(path)
     with pytest.raises(ValueError, match=sentence) as error:
-        load_foreign_checkpoint(mae(), path, "facebook")
+        load_foreign_checkpoint(mae(), path, "authors")
     assert str(path) in str(error.value) and "\n" not in str(error.value) and "\x1b" not in str(error.value)
 
 
@@ -118,12 +119,12 @@ def test_files_that_are_no_checkpoint(name, tmp_path):
 def test_damaged_safetensors(write, sentence, tmp_path):
     write(tmp_path / "checkpoint.safetensors")
     with pytest.raises(ValueError, match=sentence):
-        load_foreign_checkpoint(mae(), tmp_path / "checkpoint.safetensors", "facebook")
+        load_foreign_checkpoint(mae(), tmp_path / "checkpoint.safetensors", "authors")
 
 
 def test_a_folder_is_no_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="which is a folder: name the file in it"):
-        load_foreign_checkpoint(mae(), tmp_path, "facebook")
+        load_foreign_checkpoint(mae(), tmp_path, "authors")
 
 
 CHANGES = {
@@ -165,11 +166,11 @@ def test_what_overflows_in_the_models_precision_is_not_finite():
 
 
 def test_two_keys_with_one_place():
+    layout = Layout("source", None, [("x.c", "c"), ("y.c", "c"), ("qkv.", ("q.", "k.", "v."), FUSED), ("q.", "q.")])
     with pytest.raises(ValueError, match=r"two of its tensors would both become c: x\.c, y\.c"):
-        rename_keys({"x.c": torch.zeros(1), "y.c": torch.ones(1)}, [(r"^[xy]\.", "")])
-    qkv = {"a.attention.qkv.bias": torch.zeros(3), "a.attention.q_proj.bias": torch.zeros(1)}
-    with pytest.raises(ValueError, match=r"both become a\.attention\.q_proj\.bias"):
-        rename_keys(qkv, [])
+        layout.to_ours({"x.c": torch.zeros(1), "y.c": torch.ones(1)})
+    with pytest.raises(ValueError, match=r"both become q\.bias"):
+        layout.to_ours({"qkv.bias": torch.zeros(3), "q.bias": torch.zeros(1)})
 
 
 # Folders of transformers
@@ -249,7 +250,7 @@ def test_a_conversion_writes_nothing_over(what, tmp_path, monkeypatch):
             monkeypatch,
             "convert_checkpoint.py",
             checkpoint=tmp_path / "checkpoint.pth",
-            source="facebook",
+            source="authors",
             recipe="mae-vit-tiny-digits",
             output_dir=output_dir,
         )
@@ -263,7 +264,7 @@ def test_a_conversion_that_fails_leaves_nothing(tmp_path, monkeypatch):
     torch.save({"model": {"cls_token": torch.zeros(1, 1, 16)}}, tmp_path / "checkpoint.pth")
     arguments = {
         "checkpoint": tmp_path / "checkpoint.pth",
-        "source": "facebook",
+        "source": "authors",
         "recipe": recipe,
         "output_dir": tmp_path / "runs" / "out",
     }

@@ -16,7 +16,7 @@ import torch
 from accelerate.state import AcceleratorState
 from huggingface_hub import HfApi, ModelCard, constants, get_session
 from huggingface_hub.errors import RepositoryNotFoundError
-from loopback_hub import loopback_hub
+from loopback_hub import loopback_hub, use_hub
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from test_mae import TINY
@@ -31,16 +31,6 @@ from ssl_hub.printing import name_some, printable, printable_lines
 from ssl_hub.training.arguments import ModelArguments, PretrainingArguments
 
 REPOSITORY = Path(__file__).parents[2]
-
-
-def use_hub(endpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
-    url = f"{endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no_token"))
-    monkeypatch.setenv("HF_TOKEN", "dummy")
-    return endpoint
 
 
 @pytest.fixture
@@ -120,7 +110,7 @@ def test_a_hub_that_hangs_in_the_middle(shared_dir, hub, monkeypatch):
         ("", "the name must be such as"),
         ("../out", "the name must be such as"),
         ("me/\x1b[31mx", "the name must be such as"),
-        ("someone-else/x", "you are logged in as me and may write to me$"),
+        ("someone-else/x", "you are logged in as me and may write to me, ssl-hub$"),
     ],
 )
 def test_a_name_that_cannot_be_pushed_to(repo_id, sentence, hub, shared_dir):

@@ -10,7 +10,7 @@ import torch
 from accelerate.state import AcceleratorState
 from huggingface_hub import HfApi, ModelCard, constants
 from joint_embedding_common import VIT
-from loopback_hub import client_environment, loopback_hub
+from loopback_hub import client_environment, loopback_hub, use_hub
 from test_mae import TINY
 from transformers import AutoImageProcessor, AutoModel, PreTrainedModel, ViTImageProcessor, ViTModel
 
@@ -46,15 +46,8 @@ def shared_dir(tmp_path_factory):
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """A Hub that this process uses too; loading, which has a cache, goes through a separate process."""
     with loopback_hub(tmp_path) as endpoint:
-        monkeypatch.setattr(constants, "ENDPOINT", endpoint)
-        url = f"{endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no_token"))
-        monkeypatch.setenv("HF_TOKEN", "dummy")
-        yield endpoint
+        yield use_hub(endpoint, tmp_path, monkeypatch)
 
 
 def run(code, environment):

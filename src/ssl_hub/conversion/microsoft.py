@@ -1,50 +1,49 @@
-"""Checkpoints of the authors' own repositories under microsoft."""
+"""The tokenizer of BEiT v2, VQ-KD."""
 
-import re
 from pathlib import Path
 
-import torch
 from transformers import BeitConfig
 
 from ..modules.target_generators.vqkd import VQKDTokenizer, tokenizer_fields
-from .state_dicts import load_strictly, read_checkpoint, rename_keys
+from ..printing import name_some
+from .backbones import MLP, MMCLS_MLP, MMCLS_NORMS, TIMM_NORMS, beit_attention
+from .renaming import Layout, under
+from .state_dicts import load_strictly, read_checkpoint, unwrap
 
-# by our model types
-RULES = {
-    "simmim": [
-        (r"^encoder\.mask_token$", "backbone.embeddings.mask_token"),
-        (r"^encoder\.absolute_pos_embed$", "backbone.embeddings.position_embeddings"),
-        (r"^encoder\.patch_embed\.proj\.", "backbone.embeddings.patch_embeddings.projection."),
-        (r"^encoder\.patch_embed\.norm\.", "backbone.embeddings.norm."),
-        (r"^encoder\.norm\.", "backbone.layernorm."),
-        (r"^encoder\.layers\.", "backbone.encoder.layers."),
-        (r"\.norm1\.", ".layernorm_before."),
-        (r"\.norm2\.", ".layernorm_after."),
-        (r"\.attn\.relative_", ".attention.relative_position_bias.relative_"),
-        (r"\.attn\.qkv\.", ".attention.qkv."),
-        (r"\.attn\.proj\.", ".attention.o_proj."),
-        (r"^decoder\.0\.", "neck.predict_pixels."),
-    ],
-}
-
-
-# VQ-KD's tokenizer, as its authors and as MMSelfSup name it.
-TOKENIZER_RULES = [
-    (r"^encoder\.(cls_token)$", r"encoder.embeddings.\1"),
-    (r"^encoder\.pos_embed$", "encoder.embeddings.position_embeddings"),
-    (r"^encoder\.patch_embed\.proj(ection)?\.", "encoder.embeddings.patch_embeddings.projection."),
-    (r"^encoder\.(fc_norm|norm|ln1)\.", "encoder.layernorm."),
-    (r"^encoder\.blocks\.", "encoder.layers."),
-    (r"\.(norm1|ln1)\.", ".layernorm_before."),
-    (r"\.(norm2|ln2)\.", ".layernorm_after."),
-    (r"\.attn\.([qv])_bias$", r".attention.\1_proj.bias"),
-    (r"\.attn\.qkv\.", ".attention.qkv."),
-    (r"\.attn\.proj\.", ".attention.o_proj."),
-    (r"\.ffn\.layers\.0\.0\.", ".mlp.fc1."),
-    (r"\.ffn\.layers\.1\.", ".mlp.fc2."),
-    (r"^encode_task_layer\.", "projection."),
-    (r"^quantize\.embedding\.weight$", "codebook"),
+_LAYERS = [
+    *TIMM_NORMS,
+    *MMCLS_NORMS,
+    *beit_attention("attn"),
+    *MLP,
+    *MMCLS_MLP,
 ]
+# As its authors and as MMSelfSup name it.
+TOKENIZER = Layout(
+    "BEiT v2",
+    None,
+    [
+        *under(
+            "encoder.",
+            "encoder.",
+            [
+                ("cls_token", "embeddings.cls_token"),
+                ("pos_embed", "embeddings.position_embeddings"),
+                *(
+                    (f"patch_embed.{name}.", "embeddings.patch_embeddings.projection.")
+                    for name in ("proj", "projection")
+                ),
+                *((f"{name}.", "layernorm.") for name in ("fc_norm", "norm", "ln1")),
+                *under("blocks.{}.", "layers.{}.", _LAYERS),
+                *under("layers.{}.", "layers.{}.", _LAYERS),
+            ],
+        ),
+        ("encode_task_layer.{}.", "projection.{}."),
+        ("quantize.embedding.weight", "codebook"),
+    ],
+    {
+        r"(decoder|decode_task_layer|scaling_layer|teacher_model|quantize\.(?!embedding\.weight)).*": "only for training it"
+    },
+)
 
 
 def convert_tokenizer(path: str | Path, output_dir: str | Path) -> None:
@@ -59,16 +58,16 @@ def convert_tokenizer(path: str | Path, output_dir: str | Path) -> None:
         OSError, ValueError: as `load_foreign_checkpoint`.
     """
     checkpoint = read_checkpoint(path)
-    state_dict = next((checkpoint[key] for key in ("model", "state_dict") if key in checkpoint), checkpoint)
-    training_only = r"(decoder|decode_task_layer|scaling_layer|teacher_model|quantize\.(?!embedding\.weight)).*"
-    kept = {key: tensor for key, tensor in state_dict.items() if not re.match(training_only, key)}
-    tensors = rename_keys(kept, TOKENIZER_RULES)
+    state_dict = unwrap(checkpoint, path)
+    if next(TOKENIZER.unknown(state_dict), None) is not None:
+        raise ValueError(f"{path} is no tokenizer of BEiT v2: its keys are {name_some(state_dict)}")
+    tensors = TOKENIZER.to_ours(state_dict)
     patches, positions = (
         tensors.get(f"encoder.embeddings.{name}")
         for name in ("patch_embeddings.projection.weight", "position_embeddings")
     )
     if patches is None or positions is None or "codebook" not in tensors:
-        raise ValueError(f"{path} is no tokenizer of BEiT v2: its keys are {', '.join(list(state_dict)[:5])}, ...")
+        raise ValueError(f"{path} lacks parts of a tokenizer of BEiT v2: its keys are {name_some(state_dict)}")
     hidden_size, patch_size = patches.shape[0], patches.shape[-1]
     config = BeitConfig(
         **tokenizer_fields(),
@@ -83,14 +82,3 @@ def convert_tokenizer(path: str | Path, output_dir: str | Path) -> None:
     tokenizer = VQKDTokenizer(config)
     load_strictly(tokenizer, tensors)
     tokenizer.save_pretrained(output_dir)
-
-
-def convert_state_dict(model_type: str, state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Renames the tensors of a checkpoint of the authors (`checkpoint["model"]`) to ssl_hub's names.
-
-    What is computed from the size of the windows is left out. Windows of the last stages are no larger than the feature
-    map there: a Swin-L with windows of 12 at 192 pixels has smaller tables than MMSelfSup's, and does not fit.
-    """
-    computed = r".*\.(relative_position_index|attn_mask)"
-    kept = {key: tensor for key, tensor in state_dict.items() if not re.fullmatch(computed, key)}
-    return rename_keys(kept, RULES[model_type])

@@ -1,7 +1,5 @@
 """Checkpoints and configurations of MMSelfSup 1.x (with mmcls 1.0 backbones)."""
 
-import re
-
 import torch
 
 from ..configuration_utils import SSLConfig
@@ -22,137 +20,149 @@ from ..models.simclr.configuration_simclr import SimCLRConfig
 from ..models.simmim.configuration_simmim import SimMIMConfig
 from ..models.simsiam.configuration_simsiam import SimSiamConfig
 from ..models.swav.configuration_swav import SwAVConfig
-from .state_dicts import RESNET_RULES, rename_keys, turn_queues
+from .backbones import (
+    COMPUTED_BY_SWIN,
+    MMCLS_BEIT_LAYER,
+    MMCLS_MLP,
+    MMCLS_SWIN,
+    MMCLS_VIT,
+    MMCLS_VIT_LAYER,
+    RESNET,
+    mmcls_vit,
+)
+from .renaming import FUSED_WITHOUT_KEY_BIAS, SCALAR, TRANSPOSED, TWICE, Layout, Pair, closest, under
 
-VIT_LAYER_RULES = [
-    (r"\.ln1\.", ".layernorm_before."),
-    (r"\.ln2\.", ".layernorm_after."),
-    (r"\.attn\.qkv\.", ".attention.qkv."),
-    (r"\.attn\.proj\.", ".attention.o_proj."),
-    (r"\.ffn\.layers\.0\.0\.", ".mlp.fc1."),
-    (r"\.ffn\.layers\.1\.", ".mlp.fc2."),
+BACKBONES = [*RESNET, *MMCLS_VIT]
+LINEAR: list[Pair] = [("fc.", "fc.")]
+MLP: list[Pair] = [("mlp.{}.", "mlp.{}.")]
+DENSE_MLP: list[Pair] = [*MLP, ("mlp2.{}.", "mlp2.{}.")]
+NONLINEAR: list[Pair] = [("fc{}.", "fc{}."), ("bn{}.", "bn{}.")]
+PREDICTOR = under("head.predictor.", "head.predictor.", NONLINEAR)
+CLASSIFIER: list[Pair] = [("head.fc_cls.", "head.classifier.")]
+CLASS_WEIGHTS: list[Pair] = [("loss_weight", "memory.class_weights")]
+
+
+def _student(neck: list[Pair], backbones: list[Pair] = BACKBONES) -> list[Pair]:
+    return [*under("backbone.", "backbone.", backbones), *under("neck.", "neck.", neck)]
+
+
+def _teacher(name: str, neck: list[Pair]) -> list[Pair]:
+    return [
+        *under(f"{name}.module.0.", "teacher.backbone.", BACKBONES),
+        *under(f"{name}.module.1.", "teacher.neck.", neck),
+    ]
+
+
+def _queue(theirs: str, ours: str) -> list[Pair]:
+    return [(theirs, f"{ours}.vectors", TRANSPOSED), (f"{theirs}_ptr", f"{ours}.pointer", SCALAR)]
+
+
+CAE_REGRESSOR_LAYER: list[Pair] = [
+    *((f"norm1_{role[0]}_cross.", f"layernorm_{role}.") for role in ("query", "key", "value")),
+    ("norm2_cross.", "layernorm_after."),
+    *((f"cross_attn.{letter}.weight", f"attention.{letter}_proj.weight") for letter in "qkv"),
+    *((f"cross_attn.{letter}_bias", f"attention.{letter}_proj.bias") for letter in "qv"),
+    ("cross_attn.proj.", "attention.o_proj."),
+    *((f"gamma_{index}_cross", f"lambda_{index}") for index in (1, 2)),
+]
+CAE_NECK: list[Pair] = [
+    ("mask_token", "mask_token"),
+    *under("regressors.{}.", "regressor.{}.", [*CAE_REGRESSOR_LAYER, *MMCLS_MLP]),
+    # Of MMSelfSup 1.x; MMPretrain's have no bias of the keys.
+    ("decoders.{}.attn.qkv.bias", tuple(f"decoder.{{}}.attention.{x}_proj.bias" for x in "qv"), FUSED_WITHOUT_KEY_BIAS),
+    *under("decoders.{}.", "decoder.{}.", MMCLS_BEIT_LAYER),
+    *((f"norm_{part}.", f"{part}_layernorm.") for part in ("regressor", "decoder")),
+    ("head.", "predict_targets."),
+]
+MAE_NECK: list[Pair] = [
+    ("decoder_embed.", "embed."),
+    ("mask_token", "mask_token"),
+    ("decoder_pos_embed", "position_embeddings"),
+    *under("decoder_blocks.{}.", "layers.{}.", MMCLS_VIT_LAYER),
+    ("ln1.", "layernorm."),
+    ("decoder_pred.", "predict_pixels."),
+]
+SIMMIM_NECK: list[Pair] = [("decoder.0.", "predict_pixels.")]
+SWAV_NECK: list[Pair] = [
+    (("projection_neck.1.", "bn."), "projection_neck.1.", TWICE),
+    ("projection_neck.{}.", "projection_neck.{}."),
+    ("projection_neck.", "projection_neck."),  # a linear one
 ]
 
-VIT_RULES = [
-    (r"\bbackbone\.cls_token$", "backbone.embeddings.cls_token"),
-    (r"\bbackbone\.pos_embed$", "backbone.embeddings.position_embeddings"),
-    (r"\bbackbone\.patch_embed\.", "backbone.embeddings.patch_embeddings."),
-    (r"\bbackbone\.ln1\.", "backbone.layernorm."),
-    *VIT_LAYER_RULES,
-]
-
-SWIN_RULES = [
-    (r"^backbone\.mask_token$", "backbone.embeddings.mask_token"),
-    (r"^backbone\.absolute_pos_embed$", "backbone.embeddings.position_embeddings"),
-    (r"^backbone\.patch_embed\.projection\.", "backbone.embeddings.patch_embeddings.projection."),
-    (r"^backbone\.patch_embed\.norm\.", "backbone.embeddings.norm."),
-    (r"^backbone\.norm\d\.", "backbone.layernorm."),
-    (r"^backbone\.stages\.", "backbone.encoder.layers."),
-    (r"\.norm1\.", ".layernorm_before."),
-    (r"\.norm2\.", ".layernorm_after."),
-    (r"\.attn\.w_msa\.relative_", ".attention.relative_position_bias.relative_"),
-    (r"\.attn\.w_msa\.qkv\.", ".attention.qkv."),
-    (r"\.attn\.w_msa\.proj\.", ".attention.o_proj."),
-    (r"\.ffn\.layers\.0\.0\.", ".mlp.fc1."),
-    (r"\.ffn\.layers\.1\.", ".mlp.fc2."),
-]
-
-TEACHER_RULES = [
-    (r"^(encoder_k|target_net|momentum_encoder)\.module\.0\.", "teacher.backbone."),
-    (r"^(encoder_k|target_net|momentum_encoder)\.module\.1\.", "teacher.neck."),
-]
-
-CAE_RULES = [
-    (r"^teacher\.", "teacher.backbone."),
-    (r"^neck\.regressors\.(\d+)\.norm1_q_cross\.", r"neck.regressor.\1.layernorm_query."),
-    (r"^neck\.regressors\.(\d+)\.norm1_k_cross\.", r"neck.regressor.\1.layernorm_key."),
-    (r"^neck\.regressors\.(\d+)\.norm1_v_cross\.", r"neck.regressor.\1.layernorm_value."),
-    (r"^neck\.regressors\.(\d+)\.norm2_cross\.", r"neck.regressor.\1.layernorm_after."),
-    (r"^neck\.regressors\.(\d+)\.cross_attn\.([qkv])\.", r"neck.regressor.\1.attention.\2_proj."),
-    (r"^neck\.regressors\.(\d+)\.cross_attn\.([qv])_bias$", r"neck.regressor.\1.attention.\2_proj.bias"),
-    (r"^neck\.regressors\.(\d+)\.cross_attn\.proj\.", r"neck.regressor.\1.attention.o_proj."),
-    (r"^neck\.regressors\.", "neck.regressor."),
-    (r"^neck\.decoders\.", "neck.decoder."),
-    (r"^neck\.norm_(regressor|decoder)\.", r"neck.\1_layernorm."),
-    (r"^neck\.head\.", "neck.predict_targets."),
-    (r"\.gamma_([12])(_cross)?$", r".lambda_\1"),
-    (r"\.attn\.([qv])_bias$", r".attention.\1_proj.bias"),
-    *VIT_RULES,
-]
-
-# DALL-E's encoder, to transformers' `FlavaImageCodebook`
-DALLE_RULES = [
-    (r"^blocks\.(group_\d+)\.", r"blocks.\1.group."),
-    (r"\.res_path\.", ".res_path.path."),
-    (r"\.w$", ".weight"),
-    (r"\.b$", ".bias"),
-]
-
-CLUSTER_RULES = [
-    (r"^head\.fc_cls\.", "head.classifier."),
-    (r"^loss_weight$", "memory.class_weights"),
-    (r"^memory_bank\.centroids$", "memory.centroids"),
-    (r"^backbone\.sobel_layer\.sobel\.0\.weight$", "sobel.grey"),
-    (r"^backbone\.sobel_layer\.sobel\.1\.weight$", "sobel.gradients"),
-]
-
-RULES = {
-    "BarlowTwins": RESNET_RULES,
-    "BYOL": [*TEACHER_RULES, *RESNET_RULES],
-    "CAE": CAE_RULES,
-    "DeepCluster": [*CLUSTER_RULES, *RESNET_RULES],
+PAIRS: dict[str, list[Pair]] = {
+    "BarlowTwins": [*_student(NONLINEAR), ("head.bn.", "head.bn.")],
+    "BYOL": [*_student(NONLINEAR), *PREDICTOR, *_teacher("target_net", NONLINEAR)],
+    "CAE": [
+        *_student(CAE_NECK, mmcls_vit(MMCLS_BEIT_LAYER)),
+        *under("teacher.", "teacher.backbone.", mmcls_vit(MMCLS_BEIT_LAYER)),
+    ],
+    "DeepCluster": [
+        *_student([]),
+        *CLASSIFIER,
+        *CLASS_WEIGHTS,
+        ("backbone.sobel_layer.sobel.0.weight", "sobel.grey"),
+        ("backbone.sobel_layer.sobel.1.weight", "sobel.gradients"),
+    ],
     "DenseCL": [
-        (r"^queue$", "memory.global_queue.vectors"),
-        (r"^queue_ptr$", "memory.global_queue.pointer"),
-        (r"^queue2$", "memory.dense_queue.vectors"),
-        (r"^queue2_ptr$", "memory.dense_queue.pointer"),
-        *TEACHER_RULES,
-        *RESNET_RULES,
+        *_student(DENSE_MLP),
+        *_teacher("encoder_k", DENSE_MLP),
+        *_queue("queue", "memory.global_queue"),
+        *_queue("queue2", "memory.dense_queue"),
     ],
-    "MaskFeat": [
-        (r"^backbone\.mask_token$", "backbone.embeddings.mask_token"),
-        (r"^neck\.fc\.", "neck."),
-        *VIT_RULES,
-    ],
-    "MoCo": [
-        (r"^queue$", "memory.vectors"),
-        (r"^queue_ptr$", "memory.pointer"),
-        *TEACHER_RULES,
-        *RESNET_RULES,
-    ],
-    "MoCoV3": [*TEACHER_RULES, *VIT_RULES, *RESNET_RULES],
-    "ODC": [*CLUSTER_RULES, *RESNET_RULES],
-    "NPID": [
-        (r"^memory_bank\.feature_bank$", "memory.features"),
-        (r"^neck\.fc\.", "neck."),
-        *RESNET_RULES,
-    ],
-    "RelativeLoc": [(r"^head\.fc_cls\.", "head.classifier."), *RESNET_RULES],
-    "RotationPred": [(r"^head\.fc_cls\.", "head.classifier."), *RESNET_RULES],
-    "SimCLR": RESNET_RULES,
-    "SimMIM": [(r"^neck\.decoder\.0\.", "neck.predict_pixels."), *SWIN_RULES, *VIT_RULES],
-    "SimSiam": RESNET_RULES,
-    "SwAV": [(r"^head\.loss\.prototypes\.", "head.prototypes."), *RESNET_RULES],
-    "MAE": [
-        (r"^neck\.decoder_embed\.", "neck.embed."),
-        (r"^neck\.decoder_pos_embed$", "neck.position_embeddings"),
-        (r"^neck\.decoder_pred\.", "neck.predict_pixels."),
-        (r"^neck\.ln1\.", "neck.layernorm."),
-        (r"^neck\.decoder_blocks\.", "neck.layers."),
-        *VIT_RULES,
+    "MAE": _student(MAE_NECK),
+    "MaskFeat": _student([("fc.", "")]),
+    "MoCo": [*_student([*LINEAR, *MLP]), *_teacher("encoder_k", [*LINEAR, *MLP]), *_queue("queue", "memory")],
+    "MoCoV3": [*_student(NONLINEAR), *PREDICTOR, *_teacher("momentum_encoder", NONLINEAR)],
+    "NPID": [*_student([("fc.", "")]), ("memory_bank.feature_bank", "memory.features")],
+    "ODC": [*_student(NONLINEAR), *CLASSIFIER, *CLASS_WEIGHTS, ("memory_bank.centroids", "memory.centroids")],
+    "RelativeLoc": [*_student([*LINEAR, ("bn.", "bn.")]), *CLASSIFIER],
+    "RotationPred": [*_student([]), *CLASSIFIER],
+    "SimCLR": _student(NONLINEAR),
+    "SimMIM": _student(SIMMIM_NECK, MMCLS_SWIN),
+    "SimSiam": [*_student(NONLINEAR), *PREDICTOR],
+    "SwAV": [
+        *_student(SWAV_NECK),
+        ("head.loss.prototypes.", "head.prototypes."),
+        ("head.loss_module.prototypes.", "head.prototypes."),  # as MMPretrain has it
     ],
 }
 
-# What is left out, by algorithm: SwAV's BatchNorm is there under two names, NPID's sampler draws all alike, the biases of
-# DeepCluster's Sobel filter are zero, CAE's tokenizer comes from a source of its own. A teacher's count of updates is a
-# matter of the trainer, the index of a Swin's window positions one of its size.
-ALWAYS_DROPPED = r".*\.(steps|relative_position_index)"
 DROPPED = {
-    "CAE": r"target_generator\..*",
-    "DeepCluster": r"backbone\.sobel_layer\.sobel\.\d\.bias",
-    "NPID": r"memory_bank\.multinomial\..*",
-    "SwAV": r"neck\.bn\..*",
+    **COMPUTED_BY_SWIN,
+    r"(encoder_k|target_net|momentum_encoder)\.steps": "the teacher's count of updates, which the trainer has here",
+    r"target_generator\..*": "the tokenizer, which comes from a source of its own",
+    r"backbone\.sobel_layer\.sobel\.\d\.bias": "zero",
+    r"memory_bank\.multinomial\..*": "the sampler's tables, which give all images the same weight",
 }
+SPECIALLY_DROPPED = {"SwAV": {r"neck\.bn\..*": "the BatchNorm of neck.projection_neck.1 once more"}}
+KEPT_ELSEWHERE = {
+    "DeepCluster": tuple(f"memory.{name}" for name in ("centroids", "mean", "projection")),
+    "SwAV": ("memory.",),  # its queue has a file of its own
+}
+LAYOUTS = [
+    # Our model types are their class names in small letters.
+    Layout("mmselfsup", name.lower(), pairs, DROPPED | SPECIALLY_DROPPED.get(name, {}), KEPT_ELSEWHERE.get(name, ()))
+    for name, pairs in [*PAIRS.items(), ("SimMIM", _student(SIMMIM_NECK, MMCLS_VIT))]
+]
+
+# DALL-E's encoder, in pairs with transformers' `FlavaImageCodebook`
+_CONVOLUTION = [("w", "weight"), ("b", "bias")]
+DALLE: list[Pair] = [
+    *under("blocks.input.", "blocks.input.", _CONVOLUTION),
+    *under("blocks.output.conv.", "blocks.output.conv.", _CONVOLUTION),
+    *under(
+        "blocks.group_{}.block_{}.",
+        "blocks.group_{}.group.block_{}.",
+        [
+            *under("id_path.", "id_path.", _CONVOLUTION),
+            *(
+                pair
+                for index in range(1, 5)
+                for pair in under(f"res_path.conv_{index}.", f"res_path.path.conv_{index}.", _CONVOLUTION)
+            ),
+        ],
+    ),
+]
 
 # mmcls' ResNet: the kind of its blocks, and their numbers
 RESNET_DEPTHS = {
@@ -223,36 +233,15 @@ def convert_state_dict(algorithm: str, state_dict: dict[str, torch.Tensor]) -> d
     Args:
         algorithm: MMSelfSup's class name, such as `"MAE"`.
     """
-    if algorithm not in RULES:
-        raise ValueError(f"no conversion of MMSelfSup's {algorithm!r}; there is one for {', '.join(RULES)}")
-    kept = {
-        key: tensor
-        for key, tensor in state_dict.items()
-        if not re.fullmatch(DROPPED.get(algorithm, ALWAYS_DROPPED), key)
-    }
-    renamed = _reorder_patch_merging(turn_queues(rename_keys(kept, RULES[algorithm])))
-    if algorithm == "CAE":
-        # A bias of the keys adds the same to all scores of a query, which the softmax cancels; a BEiT has none.
-        renamed = {key: tensor for key, tensor in renamed.items() if not key.endswith(".attention.k_proj.bias")}
-    return renamed
-
-
-def _reorder_patch_merging(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Where a Swin joins 2 x 2 patches, mmcls has the four values of a channel side by side, row by row; the authors
-    and transformers have the channels of a patch side by side, and the patches column by column."""
-
-    def reorder(tensor):
-        return tensor.unflatten(-1, (-1, 4)).transpose(-1, -2)[..., [0, 2, 1, 3], :].flatten(-2)
-
-    return {
-        key: reorder(tensor) if re.search(r"\.downsample\.(norm|reduction)\.", key) else tensor
-        for key, tensor in state_dict.items()
-    }
+    if algorithm not in PAIRS:
+        raise ValueError(f"no conversion of MMSelfSup's {algorithm!r}; there is one for {', '.join(PAIRS)}")
+    layout, _ = closest((layout for layout in LAYOUTS if layout.model_type == algorithm.lower()), state_dict)
+    return layout.to_ours(state_dict)
 
 
 def convert_dalle_encoder(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Renames the tensors of DALL-E's encoder, MMSelfSup's `dalle_encoder.pth`, to those of `FlavaImageCodebook`."""
-    return rename_keys(state_dict, DALLE_RULES)
+    return Layout("mmselfsup", None, DALLE).to_ours(state_dict)
 
 
 def convert_config(config: dict) -> SSLConfig:

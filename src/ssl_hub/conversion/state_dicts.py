@@ -1,8 +1,8 @@
-"""What the sources of foreign checkpoints share: rename rules, and reading and filling in strictly."""
+"""Reading state dicts that other code saved, and filling models with them strictly."""
 
 import re
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -10,74 +10,52 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ..modeling_utils import SSLModel, check_finite
-from ..printing import name_some
+from ..printing import name_some, printable
 
-# A rule is a regular expression and its replacement, as re.sub takes them. Every rule is applied to every key, in order.
-Rules = Sequence[tuple[str, str | Callable[[re.Match], str]]]
+_DAMAGED = "it is damaged, or it holds Python objects besides its tensors"
 
-# torchvision's names, in any module that is a `backbone` already.
-RESNET_RULES = [
-    (r"\bbackbone\.conv1\.", "backbone.embedder.embedder.convolution."),
-    (r"\bbackbone\.bn1\.", "backbone.embedder.embedder.normalization."),
-    (
-        r"\bbackbone\.layer(\d)\.(\d+)\.conv(\d)\.",
-        lambda m: f"backbone.encoder.stages.{int(m[1]) - 1}.layers.{m[2]}.layer.{int(m[3]) - 1}.convolution.",
-    ),
-    (
-        r"\bbackbone\.layer(\d)\.(\d+)\.bn(\d)\.",
-        lambda m: f"backbone.encoder.stages.{int(m[1]) - 1}.layers.{m[2]}.layer.{int(m[3]) - 1}.normalization.",
-    ),
-    (
-        r"\bbackbone\.layer(\d)\.(\d+)\.downsample\.([01])\.",
-        lambda m: (
-            f"backbone.encoder.stages.{int(m[1]) - 1}.layers.{m[2]}.shortcut."
-            + ("convolution." if m[3] == "0" else "normalization.")
-        ),
+
+class StandIn(dict):
+    """What an object of another library becomes when a file is read: it holds what was saved of it, and does nothing."""
+
+    def __init__(self, *args):
+        super().__init__()
+        self.state = {}
+
+    def __new__(cls, *args):
+        return super().__new__(cls)
+
+    def __setstate__(self, state):
+        self.state = state
+
+
+# What training code saves beside its tensors: arguments, paths, numbers of numpy, logs. No code of these classes runs. All
+# else is refused.
+_REPLACED = [
+    "argparse.Namespace",
+    "pathlib.PosixPath",
+    "pathlib._local.PosixPath",
+    "pathlib.WindowsPath",
+    "pathlib._local.WindowsPath",
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
+    "numpy.ndarray",
+    "numpy.dtype",
+    "addict.addict.Dict",
+    "mmengine.config.config.ConfigDict",
+    "mmengine.logging.history_buffer.HistoryBuffer",
+    "vissl.utils.hydra_config.AttrDict",
+    # NPID's memory, a module that its authors save whole
+    *(
+        f"lib.{name}"
+        for name in ("NCEAverage.NCEAverage", "LinearAverage.LinearAverage", "alias_multinomial.AliasMethod")
     ),
 ]
 
 
-def rename_keys(state_dict: dict[str, torch.Tensor], rules: Rules) -> dict[str, torch.Tensor]:
-    """Applies the rules to the keys, then splits every fused `attention.qkv` into `q_proj`, `k_proj` and `v_proj`.
-
-    Raises:
-        ValueError: two keys get one name, or a fused tensor has no three parts.
-    """
-    renamed: dict[str, torch.Tensor] = {}
-    origins: dict[str, str] = {}
-
-    def add(name, tensor, origin):
-        if name in renamed:
-            raise ValueError(f"two of its tensors would both become {name}: {name_some([origins[name], origin])}")
-        renamed[name], origins[name] = tensor, origin
-
-    for key, tensor in state_dict.items():
-        name = key
-        for pattern, replacement in rules:
-            name = re.sub(pattern, replacement, name)
-        if ".attention.qkv." in name:
-            if tensor.ndim == 0 or len(tensor) % 3:
-                raise ValueError(f"{name_some([key])} has the shape {tuple(tensor.shape)}, which has no three parts")
-            for letter, part in zip("qkv", tensor.chunk(3), strict=True):
-                add(name.replace(".qkv.", f".{letter}_proj."), part, key)
-        else:
-            add(name, tensor, key)
-    return renamed
-
-
-def turn_queues(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Gives MoCo's and DenseCL's queues, once renamed, the shapes of ours: elsewhere a vector is a column."""
-    turned = dict(state_dict)
-    for key, tensor in state_dict.items():
-        if re.fullmatch(r"memory\.(\w+_queue\.)?vectors", key):
-            turned[key] = tensor.T
-        elif re.fullmatch(r"memory\.(\w+_queue\.)?pointer", key):
-            turned[key] = tensor.reshape(())
-    return turned
-
-
 def read_checkpoint(path: str | Path) -> dict:
-    """Reads a `.safetensors` file, or a `.pth` file without unpickling anything but tensors and plain containers.
+    """Maps a `.safetensors` or a `.pth` file into memory, without unpickling anything but tensors and plain containers.
+
+    Objects of the classes that training code usually saves along become a [`StandIn`].
 
     Raises:
         OSError: there is no such file, or it may not be read.
@@ -93,14 +71,18 @@ def read_checkpoint(path: str | Path) -> dict:
         except SafetensorError as error:
             raise ValueError(f"{path} is cut off or no safetensors file: fetch it again ({error})") from error
     _check_packed_size(path)
+    stand_ins = [(StandIn, name) for name in _REPLACED]
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(stand_ins):
+            # Files of old versions of torch cannot be mapped.
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except OSError:
         raise
     except Exception as error:
+        found = re.search(r"GLOBAL (\S+) (was not an allowed global|whose module)", str(error))
+        reason = f"it holds Python objects besides its tensors ({printable(found[1])})" if found else _DAMAGED
         raise ValueError(
-            f"{path} cannot be read safely: it is damaged, or it holds Python objects besides its tensors, which "
-            "ssl_hub never unpickles. Save the tensors alone from the code that made it, with "
+            f"{path} cannot be read safely: {reason}, which ssl_hub never unpickles. Save the tensors alone from the code that made it, with "
             "torch.save(checkpoint['model'], path) or safetensors."
         ) from error
     if not isinstance(checkpoint, dict):
@@ -122,6 +104,47 @@ def _check_packed_size(path: Path) -> None:
             f"{path} has {path.stat().st_size:,} bytes and would unpack to {unpacked:,}: torch.save does not compress, so "
             "another program has packed it; save it anew with torch.save, or unpack it first"
         )
+
+
+# Under which name a file has its state dict, in the order in which they are looked for.
+_WRAPPERS = ("state_dict", "model", "classy_state_dict", "base_model", "model_state_dict")
+
+
+def unwrap(checkpoint: dict, path: str | Path) -> dict:
+    """The state dict in what was read of a file; state dicts side by side, of several modules, become one.
+
+    Raises:
+        ValueError: there is none.
+    """
+    outermost = checkpoint
+    while wrapper := next((name for name in _WRAPPERS if name in checkpoint), None):
+        checkpoint = checkpoint[wrapper]
+        if not isinstance(checkpoint, dict):
+            return checkpoint
+    modules = {
+        f"{name}.{key}": value
+        for name, module in outermost.items()
+        if isinstance(module, StandIn) and isinstance(module.state, dict)
+        for key, value in module.state.get("_buffers", {}).items()
+    }
+    if modules:  # that were saved whole
+        return {**checkpoint, **modules}
+    nested = {
+        f"{name}.{key}": value
+        for name, values in checkpoint.items()
+        if isinstance(values, dict)
+        for key, value in values.items()
+        if isinstance(value, torch.Tensor)
+    }
+    if nested:
+        return nested
+    tensors = [value for value in checkpoint.values() if isinstance(value, torch.Tensor)]
+    if checkpoint is outermost and checkpoint and not tensors:
+        raise ValueError(
+            f"{path} holds no state dict, neither alone nor under {', '.join(map(repr, _WRAPPERS))}: its keys are "
+            f"{name_some(checkpoint)}"
+        )
+    return checkpoint
 
 
 def check_state_dict(state_dict: object) -> None:

@@ -69,7 +69,8 @@ def build_model_card(
     sections = [
         f"# {model_name}",
         _introduction(config, shown_dataset),
-        _how_to_load(repo_id or "path/to/this/folder", config),
+        how_to_load(repo_id or "path/to/this/folder", config),
+        _how_to_continue(repo_id or "path/to/this/folder"),
         _training(recipe_name, config_overrides, initial_weights, training_arguments),
         _results(final, best),
     ]
@@ -154,7 +155,12 @@ def _introduction(config: SSLConfig, dataset: str | None) -> str:
     return text + "."
 
 
-def _how_to_load(name: str, config: SSLConfig) -> str:
+def how_to_load(name: str, config: SSLConfig) -> str:
+    """The section of a card with code for the model's features and for its backbone.
+
+    Args:
+        name: of the repository, or the path of the folder.
+    """
     backbone_config = config.backbone_config
     about_backbone, import_line = "a plain transformers model that needs no `ssl_hub`", ""
     if not type(backbone_config).__module__.startswith("transformers."):
@@ -186,9 +192,11 @@ backbones, such as ViT, was not trained.{note}
 {import_line}from transformers import AutoModel
 
 backbone = AutoModel.from_pretrained("{name}", subfolder="backbone")
-```
+```"""
 
-To continue pretraining with the algorithm's own heads (`pixel_values` are the views of a batch, as the algorithm takes
+
+def _how_to_continue(name: str) -> str:
+    return f"""To continue pretraining with the algorithm's own heads (`pixel_values` are the views of a batch, as the algorithm takes
 them):
 
 ```python

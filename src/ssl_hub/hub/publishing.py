@@ -104,6 +104,26 @@ def _write_remote_code(config_name: str, folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
+@contextmanager
+def new_folder(output_dir: str | Path) -> Iterator[Path]:
+    """A folder to write a model to. When all is written it becomes `output_dir`: whole, or not at all.
+
+    Raises:
+        FileExistsError: there is something at `output_dir` already.
+    """
+    output_dir = Path(output_dir)
+    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
+        raise FileExistsError(
+            f"--output_dir {output_dir} exists already, and nothing is written over: give a new or an empty folder"
+        )
+    output_dir.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=output_dir.parent, prefix=f"{output_dir.name}.unfinished-") as unfinished:
+        folder = Path(unfinished) / "model"
+        folder.mkdir()
+        yield folder
+        folder.rename(output_dir)
+
+
 def publish(
     output_dir: str | Path,
     repo_id: str,
