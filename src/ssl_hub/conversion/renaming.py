@@ -50,6 +50,22 @@ TWICE = Step(lambda tensors: tensors[:1], lambda tensors: tensors * 2)
 FOLDED_BIAS = Step(
     lambda tensors: [tensors[1] - tensors[0]], lambda tensors: [torch.zeros_like(tensors[0]), tensors[0]]
 )
+# A layer without a bias in front of a BatchNorm, `(weight, running_mean)` there, that has one here:
+# `(weight, bias, running_mean)`. The bias is folded on the way back.
+WITHOUT_BIAS = Step(
+    lambda tensors: [tensors[0], torch.zeros_like(tensors[1]), tensors[1]],
+    lambda tensors: [tensors[0], tensors[2] - tensors[1]],
+)
+# PyTorch's weight_norm, `(g, v)` there. On the way back v is the weight itself.
+WEIGHT_NORM = Step(
+    lambda tensors: [tensors[0] * tensors[1] / tensors[1].norm(dim=1, keepdim=True)],
+    lambda tensors: [tensors[0].norm(dim=1, keepdim=True), tensors[0]],
+)
+# A linear layer there is a convolution of 1 x 1 here; its bias stays as it is.
+POINTWISE = Step(
+    lambda tensors: [tensor[..., None, None] if tensor.ndim == 2 else tensor for tensor in tensors],
+    lambda tensors: [tensor[..., 0, 0] if tensor.ndim == 4 else tensor for tensor in tensors],
+)
 # Of a queue: a vector is a column there, and the pointer has one element.
 TRANSPOSED = Step(lambda tensors: [tensors[0].T], lambda tensors: [tensors[0].T])
 SCALAR = Step(lambda tensors: [tensors[0].reshape(())], lambda tensors: [tensors[0].reshape(1)])

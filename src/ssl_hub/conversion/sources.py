@@ -7,13 +7,22 @@ from pathlib import Path
 
 import torch
 
+from ..configuration_utils import SSLConfig
 from ..modeling_utils import SUBMODULES, SSLModel
 from ..printing import name_some
-from . import authors, backbones, mmselfsup, transformers_models
+from . import authors, backbones, libraries, mmselfsup, transformers_models
 from .renaming import Layout, closest
+from .shapes import config_from_shapes
 from .state_dicts import check_state_dict, load_strictly, read_checkpoint, unwrap
+from .verification import compare_features
 
-LAYOUTS: list[Layout] = [*mmselfsup.LAYOUTS, *authors.LAYOUTS, *transformers_models.LAYOUTS, *backbones.LAYOUTS]
+LAYOUTS: list[Layout] = [
+    *mmselfsup.LAYOUTS,
+    *authors.LAYOUTS,
+    *libraries.LAYOUTS,
+    *transformers_models.LAYOUTS,
+    *backbones.LAYOUTS,
+]
 SOURCES = list(dict.fromkeys(layout.source for layout in LAYOUTS))
 
 
@@ -25,11 +34,14 @@ class Conversion:
         layout: what was recognised.
         dropped: their names that were left out, and why.
         new: our names that keep their initialisation.
+        difference: the largest one between our features and those of the other library's model, where both were
+            computed.
     """
 
     layout: Layout
     dropped: dict[str, str]
     new: list[str]
+    difference: float | None
 
 
 def layouts_of(source: str | None = None, model_type: str | None = None) -> list[Layout]:
@@ -79,6 +91,9 @@ def recognise(names: Iterable[str], source: str | None = None, model_type: str |
     if complete:
         fewest = min(count for count, _ in complete)
         fitting = [layout for count, layout in complete if count == fewest]
+        if model_type is not None:
+            fitting.sort(key=lambda layout: layout.model_type is None)
+            fitting = [layout for layout in fitting if layout.model_type == fitting[0].model_type]
     first = fitting[0]
     others = [layout for layout in fitting[1:] if (layout.model_type, layout.pairs) != (first.model_type, first.pairs)]
     if others:
@@ -113,7 +128,7 @@ def to_theirs(model: SSLModel, source: str) -> dict[str, torch.Tensor]:
 
 
 def load_foreign_checkpoint(
-    model: SSLModel, path: str | Path, source: str | None = None, new: Sequence[str] = ()
+    model: SSLModel, path: str | Path, source: str | None = None, new: Sequence[str] = (), verify: bool = False
 ) -> Conversion:
     """Fills a model with the weights of a checkpoint of another code base.
 
@@ -124,11 +139,12 @@ def load_foreign_checkpoint(
         source: one of `SOURCES`; by default recognised from the names of the tensors.
         new: prefixes of what the checkpoint may lack and the model then keeps as it was initialised; a teacher becomes
             a copy of the student. Of a backbone alone it lacks all the rest.
+        verify: compares features with those of the other library's own model of this file, where there is one.
 
     Raises:
         OSError: there is no such file, folder or model.
-        ValueError: the source or the algorithm is unknown, the file cannot be read safely, or a tensor has no place, no
-            counterpart or another shape.
+        ValueError: the source or the algorithm is unknown, the file cannot be read safely, a tensor has no place, no
+            counterpart or another shape, or the features differ.
     """
     layouts_of(source, model.config.model_type)  # before a file of gigabytes is read
     state_dict = read_state_dict(path, source)
@@ -149,7 +165,26 @@ def load_foreign_checkpoint(
         layout,
         {name: reason for name, reason in reasons.items() if reason is not None},
         [name for name in model.state_dict() if name not in converted],
+        compare_features(model, layout, state_dict, path) if verify else None,
     )
+
+
+def config_of_checkpoint(path: str | Path, source: str | None = None) -> SSLConfig:
+    """The configuration of a checkpoint of another code base, from the names and the shapes of its tensors.
+
+    What is in no shape has the default of the algorithm; a ViT gets the published number of heads for its width.
+
+    Raises:
+        OSError, ValueError: as `load_foreign_checkpoint`, or the names are those of a backbone alone.
+    """
+    state_dict = read_state_dict(path, source)
+    try:
+        layout = recognise(state_dict, source)
+        if layout.model_type is None:
+            raise ValueError(f"{layout} does not say which algorithm: name a recipe")
+        return config_from_shapes(layout.model_type, layout.to_ours(state_dict))
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{path} says too little of its model: {error}") from error
 
 
 def read_state_dict(path: str | Path, source: str | None = None) -> dict:
@@ -159,7 +194,7 @@ def read_state_dict(path: str | Path, source: str | None = None) -> dict:
         OSError, ValueError: as `load_foreign_checkpoint`.
     """
     if source == "transformers" or (source is None and (Path(path) / "config.json").is_file()):
-        return transformers_models.read_model(path)
+        return transformers_models.load_model(path).state_dict()
     state_dict = unwrap(read_checkpoint(path), path)
     try:
         check_state_dict(state_dict)

@@ -1,5 +1,6 @@
 """Reading state dicts that other code saved, and filling models with them strictly."""
 
+import re
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,11 +10,52 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ..modeling_utils import SSLModel, check_finite
-from ..printing import name_some
+from ..printing import name_some, printable
+
+_DAMAGED = "it is damaged, or it holds Python objects besides its tensors"
+
+
+class StandIn(dict):
+    """What an object of another library becomes when a file is read: it holds what was saved of it, and does nothing."""
+
+    def __init__(self, *args):
+        super().__init__()
+        self.state = {}
+
+    def __new__(cls, *args):
+        return super().__new__(cls)
+
+    def __setstate__(self, state):
+        self.state = state
+
+
+# What training code saves beside its tensors: arguments, paths, numbers of numpy, logs. No code of these classes runs. All
+# else is refused.
+_REPLACED = [
+    "argparse.Namespace",
+    "pathlib.PosixPath",
+    "pathlib._local.PosixPath",
+    "pathlib.WindowsPath",
+    "pathlib._local.WindowsPath",
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
+    "numpy.ndarray",
+    "numpy.dtype",
+    "addict.addict.Dict",
+    "mmengine.config.config.ConfigDict",
+    "mmengine.logging.history_buffer.HistoryBuffer",
+    "vissl.utils.hydra_config.AttrDict",
+    # NPID's memory, a module that its authors save whole
+    *(
+        f"lib.{name}"
+        for name in ("NCEAverage.NCEAverage", "LinearAverage.LinearAverage", "alias_multinomial.AliasMethod")
+    ),
+]
 
 
 def read_checkpoint(path: str | Path) -> dict:
-    """Reads a `.safetensors` file, or a `.pth` file without unpickling anything but tensors and plain containers.
+    """Maps a `.safetensors` or a `.pth` file into memory, without unpickling anything but tensors and plain containers.
+
+    Objects of the classes that training code usually saves along become a [`StandIn`].
 
     Raises:
         OSError: there is no such file, or it may not be read.
@@ -29,14 +71,18 @@ def read_checkpoint(path: str | Path) -> dict:
         except SafetensorError as error:
             raise ValueError(f"{path} is cut off or no safetensors file: fetch it again ({error})") from error
     _check_packed_size(path)
+    stand_ins = [(StandIn, name) for name in _REPLACED]
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(stand_ins):
+            # Files of old versions of torch cannot be mapped.
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except OSError:
         raise
     except Exception as error:
+        found = re.search(r"GLOBAL (\S+) (was not an allowed global|whose module)", str(error))
+        reason = f"it holds Python objects besides its tensors ({printable(found[1])})" if found else _DAMAGED
         raise ValueError(
-            f"{path} cannot be read safely: it is damaged, or it holds Python objects besides its tensors, which "
-            "ssl_hub never unpickles. Save the tensors alone from the code that made it, with "
+            f"{path} cannot be read safely: {reason}, which ssl_hub never unpickles. Save the tensors alone from the code that made it, with "
             "torch.save(checkpoint['model'], path) or safetensors."
         ) from error
     if not isinstance(checkpoint, dict):
@@ -75,6 +121,14 @@ def unwrap(checkpoint: dict, path: str | Path) -> dict:
         checkpoint = checkpoint[wrapper]
         if not isinstance(checkpoint, dict):
             return checkpoint
+    modules = {
+        f"{name}.{key}": value
+        for name, module in outermost.items()
+        if isinstance(module, StandIn) and isinstance(module.state, dict)
+        for key, value in module.state.get("_buffers", {}).items()
+    }
+    if modules:  # that were saved whole
+        return {**checkpoint, **modules}
     nested = {
         f"{name}.{key}": value
         for name, values in checkpoint.items()

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-import torch
-from transformers import AutoConfig, AutoModelForMaskedImageModeling, AutoModelForPreTraining
+from transformers import AutoConfig, AutoModelForMaskedImageModeling, AutoModelForPreTraining, PreTrainedModel
 
 from ..pretrained import load_pretrained
 from ..printing import name_some
@@ -44,9 +43,9 @@ LAYOUTS = [
 ]
 
 
-def read_model(name_or_path: str | Path) -> dict[str, torch.Tensor]:
-    """The state dict of a model in a folder or on the Hub. transformers has to load it: its files of older versions,
-    and those for older versions, have other names.
+def load_model(name_or_path: str | Path) -> PreTrainedModel:
+    """A model in a folder or on the Hub. transformers has to load it: its files of older versions, and those for older
+    versions, have other names.
 
     Raises:
         OSError: there is no such model.
@@ -57,4 +56,4 @@ def read_model(name_or_path: str | Path) -> dict[str, torch.Tensor]:
     model, info = load_pretrained(auto_class, name_or_path, output_loading_info=True)
     if info["missing_keys"]:
         raise ValueError(f"{name_or_path} lacks {name_some(sorted(info['missing_keys']))} of a {type(model).__name__}")
-    return model.state_dict()
+    return model
