@@ -38,9 +38,8 @@ from .backbones import RESNET, TIMM_BEIT, TIMM_SWIN, TIMM_VIT, TORCHVISION_VIT
 from .mmselfsup import RESNET_DEPTHS
 from .renaming import Layout, Pair
 from .sources import layouts_of, load_foreign_checkpoint, to_theirs
+from .verification import TOLERANCE
 
-# Of what is computed, relative to the largest value if that is above 1.
-TOLERANCE = 1e-5
 Outputs = dict[str, torch.Tensor]
 
 _AS_IT_IS = "--to onnx and --to torch_export take any model"
@@ -61,9 +60,11 @@ def load_model(name_or_path: str | Path, pooling: str | None = None) -> SSLPreTr
         raise ValueError(
             f"{name_or_path} is a {config.model_type!r} of transformers or timm, and what is exported are models of ssl_hub"
         )
-    if pooling is not None:
-        config.pooling = pooling
     is_classifier = any(name.endswith("ForImageClassification") for name in config.architectures or ())
+    if pooling is not None:
+        if is_classifier and pooling != config.pooling:
+            raise ValueError(f"{name_or_path} is a classifier that was trained with pooling {config.pooling!r}: leave it out")
+        config.pooling = pooling
     auto_class = AutoModelForImageClassification if is_classifier else AutoModelForPreTraining
     model, info = load_pretrained(auto_class, name_or_path, config=config, output_loading_info=True)
     if lacking := [name for name in info["missing_keys"] if not name.startswith("teacher.")]:
@@ -170,9 +171,10 @@ def _check_takes_images(model: SSLPreTrainedModel, library: str) -> None:
 
 def _check_pooling(model: SSLPreTrainedModel, library: str) -> None:
     if model.config.pooling != "cls":
+        is_classifier = isinstance(model, SSLForImageClassification)
         raise ValueError(
             f"{library}'s counterpart of {describe(model.backbone)} gives the class token, and this model is pooled by the "
-            "mean of the patches: export it with --pooling cls"
+            f"mean of the patches: {_AS_IT_IS if is_classifier else 'export it with --pooling cls'}"
         )
 
 
@@ -369,7 +371,12 @@ def _write_timm(model: SSLPreTrainedModel, pixel_values: torch.Tensor, folder: P
             hidden = hidden.permute(0, 3, 1, 2)
         return {"last_hidden_state": hidden, "pooler_output": pooled}
 
-    twin = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    try:
+        twin = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    except RuntimeError as error:  # versions before 1.0.31 take a Swin without a classifier for one of its authors
+        raise ValueError(
+            f"timm {timm.__version__} cannot load what was exported to it: pip install --upgrade timm"
+        ) from error
     ours = _in_double(_outputs, model, pixel_values)
     return _largest_difference(ours, _in_double(outputs, twin, pixel_values), "timm")
 
