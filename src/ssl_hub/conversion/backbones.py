@@ -105,6 +105,7 @@ MMCLS_VIT = mmcls_vit(MMCLS_VIT_LAYER)
 TIMM_BEIT: list[Pair] = [
     *under("blocks.{}.", "layers.{}.", relative_positions("attn")),
     ("rel_pos_bias.", "shared_position_bias."),
+    ("fc_norm.", "pooler.layernorm."),
     *timm_vit(TIMM_BEIT_LAYER),
 ]
 TORCHVISION_VIT: list[Pair] = [

@@ -63,7 +63,9 @@ def load_model(name_or_path: str | Path, pooling: str | None = None) -> SSLPreTr
     is_classifier = any(name.endswith("ForImageClassification") for name in config.architectures or ())
     if pooling is not None:
         if is_classifier and pooling != config.pooling:
-            raise ValueError(f"{name_or_path} is a classifier that was trained with pooling {config.pooling!r}: leave it out")
+            raise ValueError(
+                f"{name_or_path} is a classifier that was trained with pooling {config.pooling!r}: leave it out"
+            )
         config.pooling = pooling
     auto_class = AutoModelForImageClassification if is_classifier else AutoModelForPreTraining
     model, info = load_pretrained(auto_class, name_or_path, config=config, output_loading_info=True)
@@ -262,8 +264,7 @@ def _timm_vit(model: SSLPreTrainedModel):
 
 def _timm_beit(model: SSLPreTrainedModel):
     config = model.backbone.config
-    _check_fields(config, "timm", use_mean_pooling=False)
-    norm_after_mean = _has_norm_after_mean(model)
+    norm_after_mean = config.use_mean_pooling or _has_norm_after_mean(model)
     if not norm_after_mean:
         _check_pooling(model, "timm")
     if config.use_relative_position_bias or config.use_shared_relative_position_bias:
