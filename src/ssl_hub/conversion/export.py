@@ -42,7 +42,7 @@ from .verification import TOLERANCE
 
 Outputs = dict[str, torch.Tensor]
 
-_AS_IT_IS = "--to onnx and --to torch_export take any model"
+_ANY_MODEL = "--to onnx and --to torch_export take any model"
 
 
 def load_model(name_or_path: str | Path, pooling: str | None = None) -> SSLPreTrainedModel:
@@ -158,7 +158,7 @@ def _check_fields(config: PreTrainedConfig, library: str, **expected) -> None:
     for name, value in expected.items():
         if (given := getattr(config, name)) != value:
             raise ValueError(
-                f"{library} has no {config.model_type!r} with {name}={given!r}, only with {value!r}; {_AS_IT_IS}"
+                f"{library} has no {config.model_type!r} with {name}={given!r}, only with {value!r}; {_ANY_MODEL}"
             )
 
 
@@ -166,8 +166,8 @@ def _check_takes_images(model: SSLPreTrainedModel, library: str) -> None:
     channels = num_backbone_channels(model.backbone.config)
     if channels != model.config.num_channels:
         raise ValueError(
-            f"the backbone takes {channels} channels that a filter makes of images, which a model of {library} has not; "
-            f"{_AS_IT_IS}, and --to transformers gives the backbone alone"
+            f"the backbone takes {channels} channels that a filter makes of images, and {library} has no such filter; "
+            f"{_ANY_MODEL}, and --to transformers gives the backbone alone"
         )
 
 
@@ -176,7 +176,7 @@ def _check_pooling(model: SSLPreTrainedModel, library: str) -> None:
         is_classifier = isinstance(model, SSLForImageClassification)
         raise ValueError(
             f"{library}'s counterpart of {describe(model.backbone)} gives the class token, and this model is pooled by the "
-            f"mean of the patches: {_AS_IT_IS if is_classifier else 'export it with --pooling cls'}"
+            f"mean of the patches: {_ANY_MODEL if is_classifier else 'export it with --pooling cls'}"
         )
 
 
@@ -200,7 +200,7 @@ def _classifier_tensors(model: SSLForImageClassification, name: str, norm_name: 
     norm, classifier = model.config.classifier_norm, model.classifier
     if model.config.classifier_stages is not None or (norm == "layernorm" and norm_name is None):
         what = "stages" if norm != "layernorm" else "a LayerNorm of the pooled features"
-        raise ValueError(f"no counterpart of a classifier on {what} of {describe(model.backbone)}; {_AS_IT_IS}")
+        raise ValueError(f"no counterpart of a classifier on {what} of {describe(model.backbone)}; {_ANY_MODEL}")
     weight, bias = classifier.weight, classifier.bias
     if norm == "batchnorm":
         batchnorm = model.classifier_norm
@@ -301,11 +301,9 @@ def _timm_swin(model: SSLPreTrainedModel):
 def _timm_wrapper(model: SSLPreTrainedModel):
     if not backbone_layout(model.backbone).pools:
         _check_pooling(model, "timm")
-    return (
-        model.config.backbone_config.architecture,
-        model.config.backbone_config.model_args or {},
-        [("*", "timm_model.*")],
-    )
+    config = model.backbone.config
+    arguments = {name: value for name, value in (config.model_args or {}).items() if name != "num_classes"}
+    return config.architecture, arguments, [("*", "timm_model.*")]
 
 
 def _has_norm_after_mean(model: SSLPreTrainedModel) -> bool:
@@ -331,7 +329,7 @@ def _write_timm(model: SSLPreTrainedModel, pixel_values: torch.Tensor, folder: P
     config, kind = model.config, model.backbone.config.model_type
     if kind not in _TIMM_BACKBONES:
         raise ValueError(
-            f"no counterpart in timm of the backbone {kind!r}; there is one of {', '.join(_TIMM_BACKBONES)}. {_AS_IT_IS}"
+            f"no counterpart in timm of the backbone {kind!r}; there is one of {', '.join(_TIMM_BACKBONES)}. {_ANY_MODEL}"
         )
     _check_takes_images(model, "timm")
     architecture, arguments, pairs = _TIMM_BACKBONES[kind](model)
@@ -415,7 +413,7 @@ def _torchvision_model(model: SSLPreTrainedModel) -> tuple[nn.Module, list[Pair]
         )
         return network, TORCHVISION_VIT, "heads.head"
     raise ValueError(
-        f"no counterpart in torchvision of {describe(model.backbone)}; there is one of 'resnet' and 'vit'. {_AS_IT_IS}"
+        f"no counterpart in torchvision of {describe(model.backbone)}; there is one of 'resnet' and 'vit'. {_ANY_MODEL}"
     )
 
 
@@ -452,7 +450,7 @@ def _write_transformers(model: SSLModel, pixel_values: torch.Tensor, folder: Pat
     """The folder of the backbone; in `pretraining/` that of `ViTMAEForPreTraining`, `SwinForMaskedImageModeling` or
     `ViTForMaskedImageModeling`, for an MAE of pixels and a SimMIM."""
     if model.backbone.config.model_type == "cifar_resnet":
-        raise ValueError(f"transformers has no counterpart of the backbone 'cifar_resnet'; {_AS_IT_IS}")
+        raise ValueError(f"transformers has no counterpart of the backbone 'cifar_resnet'; {_ANY_MODEL}")
     model.backbone.save_pretrained(folder)
     _image_processor(model).save_pretrained(folder)
     twin, info = AutoModel.from_pretrained(folder, output_loading_info=True)
@@ -460,10 +458,9 @@ def _write_transformers(model: SSLModel, pixel_values: torch.Tensor, folder: Pat
         raise ValueError(
             f"transformers' {type(twin).__name__} has {name_some(sorted(lacking))}, which this backbone has not"
         )
-    # What its windows need, see SimMIMConfig
+    # What its windows need, see SimMIMConfig; without it the model cannot even be asked what it returns.
     options = {"always_partition": True} if getattr(model.config, "pad_small_maps", False) else {}
-
-    twin._layout = backbone_layout(model.backbone)  # it cannot be asked itself where it needs them
+    twin._layout = backbone_layout(model.backbone)
 
     def outputs(network: nn.Module, pixel_values: torch.Tensor) -> Outputs:
         return run_backbone(network, pixel_values, model.config.pooling, **options)
