@@ -136,6 +136,7 @@ def test_options_recipes_and_links_exist(page):
     known = {option for parser in parsers for action in parser._actions for option in action.option_strings}
     for example, arguments in (
         ("evaluate_model.py", "EvaluationArguments"),
+        ("export_model.py", "ExportArguments"),
         ("extract_features.py", "ExtractionArguments"),
     ):
         parser = HfArgumentParser(runpy.run_path(str(REPOSITORY / "examples" / example))[arguments])

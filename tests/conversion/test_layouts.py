@@ -102,7 +102,11 @@ def test_all_of_mmselfsups_algorithms_are_there():
 
 
 @pytest.mark.parametrize(
-    ("source", "backbone"), [("torchvision", "resnet"), ("timm", "resnet"), ("timm", "vit"), ("timm", "swin")]
+    ("source", "backbone"),
+    [
+        *(("torchvision", backbone) for backbone in ("resnet", "vit")),
+        *(("timm", backbone) for backbone in ("resnet", "vit", "beit", "swin")),
+    ],
 )
 def test_backbones_are_read_both_ways(source, backbone):
     model = build("simclr", backbone)
@@ -113,7 +117,7 @@ def test_backbones_are_read_both_ways(source, backbone):
 
 def test_what_has_no_counterpart():
     with pytest.raises(ValueError, match=r"has no counterpart in torchvision \(a backbone alone\)"):
-        to_theirs(build("simclr", "vit"), "torchvision")
+        to_theirs(build("simclr", "beit"), "torchvision")
     with pytest.raises(ValueError, match="no conversion of 'byol' from transformers; there is one of mae, simmim"):
         to_theirs(build("byol", "resnet"), "transformers")
 

@@ -102,6 +102,33 @@ def _official_swin(first_merging: int) -> list[Pair]:
 
 TIMM_VIT = timm_vit(TIMM_VIT_LAYER)
 MMCLS_VIT = mmcls_vit(MMCLS_VIT_LAYER)
+TIMM_BEIT: list[Pair] = [
+    *under("blocks.{}.", "layers.{}.", relative_positions("attn")),
+    ("rel_pos_bias.", "shared_position_bias."),
+    ("fc_norm.", "pooler.layernorm."),
+    *timm_vit(TIMM_BEIT_LAYER),
+]
+TORCHVISION_VIT: list[Pair] = [
+    ("class_token", "embeddings.cls_token"),
+    ("encoder.pos_embedding", "embeddings.position_embeddings"),
+    ("conv_proj.", "embeddings.patch_embeddings.projection."),
+    *under(
+        "encoder.layers.encoder_layer_{}.",
+        "layers.{}.",
+        [
+            ("ln_1.", "layernorm_before."),
+            *(
+                (f"self_attention.in_proj_{name}", tuple(f"{each}{name}" for each in QKV), FUSED)
+                for name in ("weight", "bias")
+            ),
+            ("self_attention.out_proj.", "attention.o_proj."),
+            ("ln_2.", "layernorm_after."),
+            ("mlp.0.", "mlp.fc1."),
+            ("mlp.3.", "mlp.fc2."),
+        ],
+    ),
+    ("encoder.ln.", "layernorm."),
+]
 OFFICIAL_SWIN = _official_swin(0)
 TIMM_SWIN = _official_swin(1)
 MMCLS_SWIN: list[Pair] = [
@@ -138,7 +165,9 @@ _CLASSIFIER = {r"(fc|head|head\.fc)\.(weight|bias)": "the classifier"}
 _RESNET_ALONE = _alone(RESNET)
 LAYOUTS = [
     Layout("torchvision", None, _RESNET_ALONE, _CLASSIFIER),
+    Layout("torchvision", None, _alone(TORCHVISION_VIT), {r"heads\..*": "the classifier"}),
     Layout("timm", None, _RESNET_ALONE, _CLASSIFIER),
+    Layout("timm", None, _alone(TIMM_BEIT), _CLASSIFIER),
     Layout("timm", None, _alone(TIMM_VIT), _CLASSIFIER),
     Layout("timm", None, _alone(TIMM_SWIN), {**_CLASSIFIER, **COMPUTED_BY_SWIN}),
     Layout("authors", None, _alone(OFFICIAL_SWIN), {**_CLASSIFIER, **COMPUTED_BY_SWIN}),

@@ -29,8 +29,16 @@ LAYOUTS = [
         ],
     ),
     *(
-        Layout("transformers", "simmim", [(f"{backbone}.*", "backbone.*"), ("decoder.0.", "neck.predict_pixels.")])
-        for backbone in ("swin", "vit")
+        Layout(
+            "transformers",
+            "simmim",
+            [
+                # Not all at once: on the way back a ViT is to have no place in a Swin's.
+                *((f"{backbone}.{part}.*", f"backbone.{part}.*") for part in ("embeddings", layers, "layernorm")),
+                ("decoder.0.", "neck.predict_pixels."),
+            ],
+        )
+        for backbone, layers in (("swin", "encoder"), ("vit", "layers"))
     ),
 ]
 
