@@ -16,8 +16,12 @@ from transformers import AutoModelForPreTraining
 from ssl_hub.training.online_probe import OnlineProbe
 from ssl_hub.training.recipes import load_recipe
 
-# A joint-embedding one with two views, and one whose backbone sees a quarter of the patches.
-RECIPES = {"simclr-resnet18-cifar10": 2, "mae-vit-base-300e": 1}
+# By recipe the number of views, and changes: MAE's encoder sees a quarter of the patches; a quarter of its layers, and of
+# its decoder's, have the ratio of all of them.
+RECIPES = {
+    "simclr-resnet18-cifar10": (2, None),
+    "mae-vit-base-300e": (1, "backbone_config.num_hidden_layers=3,decoder_num_hidden_layers=2"),
+}
 
 
 def main():
@@ -26,8 +30,8 @@ def main():
     parser.add_argument("--rounds", type=int, default=10)
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    for recipe, num_views in RECIPES.items():
-        config = load_recipe(recipe).build_config()
+    for recipe, (num_views, overrides) in RECIPES.items():
+        config = load_recipe(recipe).build_config(overrides)
         model = AutoModelForPreTraining.from_config(config).to(device).train()
         views = [torch.randn(args.batch_size, 3, config.image_size, config.image_size, device=device)] * num_views
         pixel_values = views if num_views > 1 else views[0]

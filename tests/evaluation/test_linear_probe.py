@@ -24,7 +24,7 @@ def test_features_that_say_nothing_give_chance():
 
 def test_bad_input():
     train, labels = features_and_labels(0)
-    with pytest.raises(ValueError, match="classes"):
+    with pytest.raises(ValueError, match="are of one class"):
         linear_probe_accuracy(train, labels * 0, train, labels)
     with pytest.raises(ValueError, match="test features hold NaN"):
         linear_probe_accuracy(train, labels, train / 0, labels)
