@@ -38,6 +38,7 @@ _PUBLIC = {
     "register_algorithm": "models.auto",
     "load_image_dataset": "data.datasets",
     "SSLTrainer": "training.trainer",
+    "pretrain": "training.pretraining",
 }
 for _model_type in ALGORITHMS:
     _PUBLIC |= {name: f"models.{module}" for name, module in class_modules(_model_type).items()}

@@ -89,6 +89,7 @@ from .models.swav.configuration_swav import SwAVConfig as SwAVConfig
 from .models.swav.modeling_swav import SwAVForImageClassification as SwAVForImageClassification
 from .models.swav.modeling_swav import SwAVModel as SwAVModel
 from .modules.target_config import MaskedTargetConfig as MaskedTargetConfig
+from .training.pretraining import pretrain as pretrain
 from .training.trainer import SSLTrainer as SSLTrainer
 
 __version__: str
