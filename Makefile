@@ -22,12 +22,12 @@ lint: .venv/installed-test
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
-.venv/installed: setup.cfg pyproject.toml
+.venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	touch $@
 
-.venv/installed-test: setup.cfg pyproject.toml
+.venv/installed-test: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	touch $@

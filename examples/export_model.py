@@ -14,40 +14,7 @@
 An image classifier that was fine-tuned here takes its classifier along to timm, torchvision, onnx and torch_export.
 """
 
-import sys
-from dataclasses import dataclass, field
-
-from transformers import HfArgumentParser
-from transformers.utils.logging import disable_progress_bar
-
-import ssl_hub  # noqa: F401 - registers the algorithms
-from ssl_hub.conversion.export import TARGETS, export_model, load_model
-from ssl_hub.printing import printable_lines, set_up_logging
-
-
-@dataclass
-class ExportArguments:
-    model_name_or_path: str = field(
-        metadata={"help": "A folder or Hub id of one of our models, or of an image classifier on its backbone."}
-    )
-    to: str = field(metadata={"help": "What the model is written for.", "choices": list(TARGETS)})
-    output: str = field(metadata={"help": "Where it goes: a new file or folder."})
-    pooling: str | None = field(
-        default=None,
-        metadata={"help": "Of a ViT: the class token or the mean of the patches.", "choices": ["cls", "mean"]},
-    )
-
-
-def main():
-    set_up_logging()
-    args = HfArgumentParser(ExportArguments, allow_abbrev=False).parse_args_into_dataclasses()[0]
-    disable_progress_bar()
-    difference = export_model(load_model(args.model_name_or_path, args.pooling), args.to, args.output)
-    print(f"the model for {args.to} is {args.output}; its largest difference to ours is {difference:.1e}")
-
+from ssl_hub.commands import run_command
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:  # user errors
-        sys.exit(f"error: {printable_lines(error)}")
+    run_command("export")

@@ -8,55 +8,7 @@ and every place its tensor; features are compared with those of timm's model of 
 names. What is pushed is kept in --output_dir; a push that fails says how to push it later.
 """
 
-import sys
-from dataclasses import dataclass, field
-
-from transformers import AutoModelForPreTraining, HfArgumentParser
-from transformers.utils.logging import disable_progress_bar
-
-from ssl_hub.conversion.sources import load_foreign_checkpoint
-from ssl_hub.data.processing import build_image_processor
-from ssl_hub.hub.models import NAMESPACE, model_info
-from ssl_hub.hub.published_card import build_published_card
-from ssl_hub.hub.publishing import PublishError, check_can_push, new_folder, publish, save_for_sharing
-from ssl_hub.printing import printable_lines, set_up_logging
-from ssl_hub.training.recipes import load_recipe
-
-
-@dataclass
-class PublishingArguments:
-    checkpoint: str = field(metadata={"help": "The published checkpoint, downloaded."})
-    output_dir: str | None = field(
-        default=None, metadata={"help": "Where the model is kept: a new or an empty folder; by default NAME."}
-    )
-    namespace: str = field(default=NAMESPACE, metadata={"help": "Whose repository it becomes on the Hub."})
-    dry_run: bool = field(default=False, metadata={"help": "Do all but push."})
-
-
-def main():
-    parser = HfArgumentParser(PublishingArguments, allow_abbrev=False)
-    parser.add_argument("name", help="Of a published model, such as mae-vit-base.")
-    args, positional = parser.parse_args_into_dataclasses()
-    set_up_logging()
-    disable_progress_bar()
-    published = model_info(positional.name)
-    output_dir, repo_id = args.output_dir or published.name, f"{args.namespace}/{published.name}"
-    if not args.dry_run:
-        check_can_push(repo_id)
-    with new_folder(output_dir) as folder:
-        config = load_recipe(published.recipe).build_config()
-        model = AutoModelForPreTraining.from_config(config)
-        conversion = load_foreign_checkpoint(model, args.checkpoint, published.key_format, verify=True)
-        print(conversion.report(verified=True))
-        save_for_sharing(model, build_image_processor(config.image_size, config.image_mean, config.image_std), folder)
-        build_published_card(published, config, repo_id).save(folder / "README.md")
-    print(f"the model is in {output_dir}")
-    if not args.dry_run:
-        print(f"pushed to {publish(output_dir, repo_id)}")
-
+from ssl_hub.commands import run_command
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, PublishError) as error:  # user errors
-        sys.exit(f"error: {printable_lines(error)}")
+    run_command("publish")

@@ -9,22 +9,7 @@ The model is one of ssl_hub, of transformers or of timm. All arguments of transf
 `--help` lists them. `output_dir` gets a model that `AutoModelForImageClassification` loads, and `all_results.json`.
 """
 
-import sys
-
-from ssl_hub.classification.arguments import parse_arguments
-from ssl_hub.classification.trainer import build_trainer, run_trainer
-from ssl_hub.printing import printable_lines, set_up_logging
-
-
-def main():
-    set_up_logging()
-    arguments = parse_arguments()
-    run_trainer(build_trainer(arguments, freeze_backbone=False))
-
+from ssl_hub.commands import run_command
 
 if __name__ == "__main__":
-    try:
-        main()
-    # User errors: a traceback would bury what the message says. Anything else is a bug and keeps its own.
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {printable_lines(error)}")
+    run_command("finetune")

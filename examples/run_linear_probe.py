@@ -13,38 +13,7 @@ With `--augment` the classifier is trained on augmented images as published, by 
 your own arguments, which are those of `run_finetune.py`.
 """
 
-import argparse
-import sys
-
-from ssl_hub.classification.arguments import parse_arguments
-from ssl_hub.classification.linear_probe import probe_features
-from ssl_hub.classification.trainer import build_trainer, run_trainer
-from ssl_hub.printing import printable_lines, set_up_logging
-
-# Three a decade, on standardised features.
-LEARNING_RATES = [round(10 ** (exponent / 3), 6) for exponent in range(-9, 4)]
-
-
-def main():
-    set_up_logging()
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--augment", action="store_true", help="Train on augmented images, as published.")
-    parser.add_argument("--learning_rates", type=float, nargs="+", default=LEARNING_RATES, help="To try at once.")
-    parser.add_argument("--held_out", type=float, default=0.2, help="Share of the training images to choose with.")
-    own, others = parser.parse_known_args()
-    if "--help" in others or "-h" in others:
-        parser.print_help()
-    if own.augment:
-        run_trainer(build_trainer(parse_arguments(others), freeze_backbone=True))
-    else:
-        # What is trained here are the probes, by the learning rates above.
-        arguments = parse_arguments(others, learning_rate=1.0, num_train_epochs=100, per_device_train_batch_size=256)
-        probe_features(arguments, own.learning_rates, own.held_out)
-
+from ssl_hub.commands import run_command
 
 if __name__ == "__main__":
-    try:
-        main()
-    # User errors: a traceback would bury what the message says. Anything else is a bug and keeps its own.
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {printable_lines(error)}")
+    run_command("probe")

@@ -14,6 +14,14 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from ssl_hub import MAEConfig
 from ssl_hub.classification.arguments import ARGUMENT_CLASSES, list_protocols
+from ssl_hub.commands import COMMANDS, probe
+from ssl_hub.commands.convert import ConversionArguments
+from ssl_hub.commands.embed import ExtractionArguments
+from ssl_hub.commands.evaluate import EvaluationArguments
+from ssl_hub.commands.export import ExportArguments
+from ssl_hub.commands.knn import KNNArguments
+from ssl_hub.commands.publish import PublishingArguments
+from ssl_hub.commands.reconstruct import VisualizationArguments
 from ssl_hub.data.processing import build_image_processor
 from ssl_hub.hub.publishing import save_for_sharing
 from ssl_hub.registry import ALGORITHMS
@@ -134,17 +142,20 @@ def test_options_recipes_and_links_exist(page):
         HfArgumentParser(TransferArguments),
     )
     known = {option for parser in parsers for action in parser._actions for option in action.option_strings}
-    for example, arguments in (
-        ("evaluate_model.py", "EvaluationArguments"),
-        ("export_model.py", "ExportArguments"),
-        ("extract_features.py", "ExtractionArguments"),
+    for arguments in (
+        ConversionArguments,
+        EvaluationArguments,
+        ExportArguments,
+        ExtractionArguments,
+        KNNArguments,
+        PublishingArguments,
+        VisualizationArguments,
     ):
-        parser = HfArgumentParser(runpy.run_path(str(REPOSITORY / "examples" / example))[arguments])
-        known |= {option for action in parser._actions for option in action.option_strings}
-    for example in ("convert_checkpoint.py", "run_linear_probe.py", "visualize_reconstruction.py"):
-        known |= set(OPTIONS.findall((REPOSITORY / "examples" / example).read_text()))
+        known |= {option for action in HfArgumentParser(arguments)._actions for option in action.option_strings}
+    known |= set(OPTIONS.findall(Path(probe.__file__).read_text()))
     assert set(OPTIONS.findall(text)) <= known
     assert set(re.findall(r"--recipe ([\w./-]+)", text)) <= {*list_recipes(), *list_protocols(), "out/recipe.yaml"}
+    assert set(re.findall(r"(?:ssl-hub|-m ssl_hub) ([a-z]+)", text)) <= COMMANDS.keys()
     for link in re.findall(r"\]\((?!https?:)([^)#]+)", text):
         assert (page.parent / link).exists(), link
     for file in re.findall(r"(?<![\w/])(?:src|examples|tests)/[\w/]+\.py", text):

@@ -15,10 +15,12 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from transformers import AutoModel
 
+from ssl_hub.commands.evaluate import rank_correlations
 from ssl_hub.data.datasets import load_image_dataset
 from ssl_hub.data.images import decode_image
 from ssl_hub.data.processing import build_image_processor
 from ssl_hub.evaluation.feature_models import load_feature_model, untrained_model
+from ssl_hub.hub.evaluation_report import ModelReport
 from ssl_hub.hub.model_card import build_model_card
 from ssl_hub.hub.publishing import save_for_sharing
 from ssl_hub.training.recipes import load_recipe
@@ -104,7 +106,6 @@ def test_report_on_several_models(run, folder, tmp_path, capsys):
 
 
 def test_rank_correlations_of_many_models():
-    example = runpy.run_path(str(EXAMPLES / "evaluate_model.py"))
     values = {
         "knn_accuracy": [0.1, 0.2, 0.3, 0.4, 0.5],
         "rankme": [1, 2, 3, 5, 4],
@@ -112,12 +113,10 @@ def test_rank_correlations_of_many_models():
         "uniformity": [-1, -2, -3, -4, -5],  # the lower, the better
         "embedding_std": [0.5] * 5,
     }
-    reports = [
-        example["ModelReport"](str(i), {name: of_models[i] for name, of_models in values.items()}) for i in range(5)
-    ]
-    correlations = example["rank_correlations"](reports)
+    reports = [ModelReport(str(i), {name: of_models[i] for name, of_models in values.items()}) for i in range(5)]
+    correlations = rank_correlations(reports)
     assert correlations == pytest.approx({"rankme": 0.9, "uniformity": 1.0, "alpha_req": 1.0})
-    assert example["rank_correlations"](reports[:4]) == {}
+    assert rank_correlations(reports[:4]) == {}
 
 
 def test_svms_of_single_labels_and_of_several(run, folder, tmp_path):

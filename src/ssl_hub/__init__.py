@@ -43,6 +43,7 @@ _PUBLIC = {
     "ViewCollator": "training.hf_trainer",
     "SSLCallback": "training.hf_trainer",
     "list_models": "hub.models",
+    "pretrain": "training.pretraining",
 }
 for _model_type in ALGORITHMS:
     _PUBLIC |= {name: f"models.{module}" for name, module in class_modules(_model_type).items()}

@@ -94,6 +94,7 @@ from .modules.target_config import MaskedTargetConfig as MaskedTargetConfig
 from .training.hf_trainer import EpochViews as EpochViews
 from .training.hf_trainer import SSLCallback as SSLCallback
 from .training.hf_trainer import ViewCollator as ViewCollator
+from .training.pretraining import pretrain as pretrain
 from .training.trainer import SSLTrainer as SSLTrainer
 
 __version__: str

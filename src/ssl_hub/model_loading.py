@@ -21,9 +21,8 @@ from transformers import (
 
 from .configuration_utils import SSLConfig
 from .data.processing import build_image_processor
-from .modeling_utils import check_finite
 from .modules.backbones import drop_trained_pooler
-from .pretrained import load_pretrained
+from .pretrained import check_finite, load_pretrained
 
 logger = logging.getLogger(__name__)
 

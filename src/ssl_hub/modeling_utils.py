@@ -35,6 +35,7 @@ from .modules.backbones import (
 )
 from .modules.heads import StageClassifier
 from .modules.memories import Queue
+from .pretrained import check_finite
 
 logger = logging.getLogger(__name__)
 
@@ -64,27 +65,6 @@ def check_floats(pixel_values: torch.Tensor, name: str = "pixel_values") -> None
         )
     if 0 in pixel_values.shape:
         raise ValueError(f"{name} hold no image: got a batch of the shape {tuple(pixel_values.shape)}.")
-
-
-def find_non_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
-    """The names of the floating and complex tensors that hold NaN or infinity."""
-    # Tensors of a model whose weights are offloaded are on the meta device and have no values.
-    checked = {n: t for n, t in tensors.items() if (t.is_floating_point() or t.is_complex()) and not t.is_meta}
-    return [name for name, tensor in checked.items() if not tensor.isfinite().all()]
-
-
-def check_finite(tensors: Mapping[str, torch.Tensor], what: str) -> None:
-    """Raises `ValueError` if a floating tensor, a running statistic for one, holds NaN or infinity.
-
-    Args:
-        tensors: by name, a state dict for one.
-        what: what holds them, for the error.
-    """
-    if bad := find_non_finite(tensors):
-        raise ValueError(
-            f"{what} holds NaN or infinity in {len(bad)} of {len(tensors)} tensors ({', '.join(bad[:3])}"
-            f"{', ...' if len(bad) > 3 else ''}): it comes from a run that diverged, so take an earlier checkpoint"
-        )
 
 
 class SSLPreTrainedModel(PreTrainedModel):

@@ -1,13 +1,19 @@
-"""Loading what others have saved."""
+"""Loading what others have saved, and whether it holds numbers at all."""
+
+from __future__ import annotations
 
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from .printing import printable, printable_lines
+
+if TYPE_CHECKING:
+    import torch
 
 
 def load_pretrained(auto_class: Any, name_or_path: str | Path, **options) -> Any:
@@ -38,3 +44,24 @@ def load_pretrained(auto_class: Any, name_or_path: str | Path, **options) -> Any
             reason = "its weights have other shapes than its config.json says"
         error_class = OSError if isinstance(error, OSError) else ValueError
         raise error_class(f"the model {printable(name)} cannot be loaded: {reason}") from error
+
+
+def find_non_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    """The names of the floating and complex tensors that hold NaN or infinity."""
+    # Tensors of a model whose weights are offloaded are on the meta device and have no values.
+    checked = {n: t for n, t in tensors.items() if (t.is_floating_point() or t.is_complex()) and not t.is_meta}
+    return [name for name, tensor in checked.items() if not tensor.isfinite().all()]
+
+
+def check_finite(tensors: Mapping[str, torch.Tensor], what: str) -> None:
+    """Raises `ValueError` if a floating tensor, a running statistic for one, holds NaN or infinity.
+
+    Args:
+        tensors: by name, a state dict for one.
+        what: what holds them, for the error.
+    """
+    if bad := find_non_finite(tensors):
+        raise ValueError(
+            f"{what} holds NaN or infinity in {len(bad)} of {len(tensors)} tensors ({', '.join(bad[:3])}"
+            f"{', ...' if len(bad) > 3 else ''}): it comes from a run that diverged, so take an earlier checkpoint"
+        )

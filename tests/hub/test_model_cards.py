@@ -2,7 +2,6 @@
 
 import json
 import re
-import runpy
 import shlex
 import subprocess
 import sys
@@ -18,6 +17,8 @@ from transformers import AutoModelForPreTraining, HfArgumentParser
 
 from ssl_hub import list_models
 from ssl_hub.classification.arguments import ARGUMENT_CLASSES, list_protocols
+from ssl_hub.commands import publish as publish_command
+from ssl_hub.commands.embed import ExtractionArguments
 from ssl_hub.conversion.sources import layouts_of, to_theirs
 from ssl_hub.data.processing import build_image_processor
 from ssl_hub.hub.models import model_info
@@ -96,10 +97,9 @@ def made_checkpoint(published, folder):
 
 
 def publish(monkeypatch, *words):
-    """Runs examples/publish_model.py with the sizes of the made file."""
+    """Runs `ssl-hub publish` with the sizes of the made file."""
     monkeypatch.setattr(Recipe, "build_config", lambda self: TINY_CONFIGS[self.name])
-    monkeypatch.setattr(sys, "argv", ["publish_model.py", *map(str, words)])
-    runpy.run_path(str(REPOSITORY / "examples/publish_model.py"))["main"]()
+    publish_command.main([*map(str, words)])
 
 
 # The table
@@ -161,9 +161,7 @@ def test_card(model):
 @each_model
 def test_commands_of_the_card(model):
     parsers = {
-        "embed": HfArgumentParser(
-            runpy.run_path(str(REPOSITORY / "examples/extract_features.py"))["ExtractionArguments"]
-        ),
+        "embed": HfArgumentParser(ExtractionArguments),
         "finetune": HfArgumentParser(ARGUMENT_CLASSES),
         "pretrain": HfArgumentParser([ModelArguments, DataArguments, PretrainingArguments]),
     }

@@ -1,7 +1,6 @@
 """The arguments of training a classifier: those of transformers' `TrainingArguments`, and what the protocols need."""
 
 import argparse
-import sys
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from typing import Literal, get_type_hints
@@ -130,13 +129,14 @@ class ClassifierTrainingArguments(TrainingArguments):
         super().__post_init__()
 
 
+PROTOCOLS_PACKAGE = "ssl_hub.classification.recipes"
 ARGUMENT_CLASSES = (ClassifierArguments, AugmentationArguments, LabelledDataArguments, ClassifierTrainingArguments)
 Arguments = tuple[ClassifierArguments, AugmentationArguments, LabelledDataArguments, ClassifierTrainingArguments]
 
 
 def list_protocols() -> list[str]:
     """The names of the published protocols that are recipes."""
-    return list_yaml_files("ssl_hub.classification.recipes")
+    return list_yaml_files(PROTOCOLS_PACKAGE)
 
 
 def load_protocol(name_or_file: str, extended_by: tuple[str, ...] = ()) -> dict:
@@ -145,25 +145,25 @@ def load_protocol(name_or_file: str, extended_by: tuple[str, ...] = ()) -> dict:
     Args:
         extended_by: the recipes on the way here, from the first one.
     """
-    content = read_recipe_file(name_or_file, "ssl_hub.classification.recipes", extended_by, " of a classifier")
+    content = read_recipe_file(name_or_file, PROTOCOLS_PACKAGE, extended_by, " of a classifier")
     if not isinstance(content, dict):
         raise ValueError(f"recipe {name_or_file} must hold arguments by their names, got {content!r}")
     parent = content.pop("extends", None)
     return {**(load_protocol(parent, (*extended_by, name_or_file)) if parent else {}), **content}
 
 
-def parse_arguments(args: list[str] | None = None, **defaults) -> Arguments:
-    """Parses a command line; what it leaves out comes from the recipe, then from `defaults`, then from the classes."""
-    args = sys.argv[1:] if args is None else args
+def parse_arguments(args: list[str], command: str = "finetune", **defaults) -> Arguments:
+    """Parses what follows `ssl-hub finetune` or `probe`; what it leaves out comes from the recipe, then `defaults`, then the classes."""
     parser = HfArgumentParser(
         ARGUMENT_CLASSES,
+        prog=f"ssl-hub {command}",
         usage="%(prog)s --model_name_or_path NAME --recipe NAME ... (--help lists the arguments)",
         allow_abbrev=False,
     )
     # The recipe has to be known first, as it says what the defaults of the other arguments are.
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--recipe")
-    first.add_argument("--learning_rate")
+    first.add_argument("--learning_rate", "--learning-rate")
     known = first.parse_known_args(args)[0]
     if known.recipe is not None:
         protocol = load_protocol(known.recipe)

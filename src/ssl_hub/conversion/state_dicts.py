@@ -9,7 +9,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from ..modeling_utils import SSLModel, check_finite
+from ..modeling_utils import SSLModel
+from ..pretrained import check_finite
 from ..printing import name_some, printable
 
 _DAMAGED = "it is damaged, or it holds Python objects besides its tensors"

@@ -17,6 +17,7 @@ from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
 
 from .. import __version__
+from ..pretrained import check_finite
 from ..printing import printable
 from ..registry import ALGORITHMS
 
@@ -78,8 +79,6 @@ def save_for_sharing(
         ValueError: the weights hold NaN or infinity; nothing is written.
         OSError: the files cannot be written.
     """
-    from ..modeling_utils import check_finite  # not above: it imports torch
-
     output_dir = Path(output_dir)
     shared = {
         name: tensor for name, tensor in model.state_dict().items() if not name.startswith(tuple(model.training_state))

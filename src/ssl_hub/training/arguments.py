@@ -2,7 +2,7 @@
 
 import argparse
 import re
-import sys
+from collections.abc import Collection
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from typing import Literal
@@ -235,24 +235,56 @@ class PretrainingArguments:
         }
 
 
-def parse_arguments(
-    args: list[str] | None = None,
-) -> tuple[Recipe, ModelArguments, DataArguments, PretrainingArguments]:
-    """Parses a command line; what it leaves out comes from the recipe's `training` section, then from the classes."""
-    classes = (ModelArguments, DataArguments, PretrainingArguments)
-    args = sys.argv[1:] if args is None else args
+Arguments = tuple[Recipe, ModelArguments, DataArguments, PretrainingArguments]
+_CLASSES = (ModelArguments, DataArguments, PretrainingArguments)
+
+
+def parse_arguments(args: list[str]) -> Arguments:
+    """Parses what follows `ssl-hub pretrain`; what it leaves out comes from the recipe's `training` section, then from the
+    classes."""
     parser = HfArgumentParser(
-        classes, usage="%(prog)s --recipe NAME ... (--help lists the arguments)", allow_abbrev=False
+        _CLASSES,
+        prog="ssl-hub pretrain",
+        usage="%(prog)s --recipe NAME ... (--help lists the arguments)",
+        allow_abbrev=False,
     )
     # The recipe has to be known first, as it says what the defaults of the other arguments are.
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--recipe")
-    first.add_argument("--train_dir")
+    first.add_argument("--train_dir", "--train-dir")
     known = first.parse_known_args(args)[0]
     if known.recipe is None:
+        if {"-h", "--help"} & set(args):
+            parser.print_help()
+            parser.exit()
         parser.error("give --recipe, the name of a recipe or the path of its YAML file")
     recipe = load_recipe(known.recipe)
-    names = {f.name for cls in classes for f in fields(cls)}
+    parser.set_defaults(**_recipe_defaults(recipe, has_images=known.train_dir is not None))
+    model_args, data_args, training_args = parser.parse_args_into_dataclasses(args)
+    given = {word.partition("=")[0].lstrip("-").replace("-", "_") for word in args if word.startswith("--")}
+    _note_length(training_args, recipe, given)
+    return recipe, model_args, data_args, training_args
+
+
+def build_arguments(recipe: str, **values) -> Arguments:
+    """The same of values by name, for callers in Python."""
+    names = {f.name: cls for cls in _CLASSES for f in fields(cls) if f.init}
+    for name in values:
+        if name not in names:
+            near = get_close_matches(name, sorted(names), n=3)
+            raise ValueError(f"there is no argument {name!r}" + (f"; near it: {', '.join(near)}" if near else ""))
+    loaded = load_recipe(recipe)
+    has_images = values.get("train_dir") is not None
+    every = _recipe_defaults(loaded, has_images) | values | {"recipe": recipe}
+    model_args, data_args, training_args = (
+        cls(**{name: value for name, value in every.items() if names[name] is cls}) for cls in _CLASSES
+    )
+    _note_length(training_args, loaded, values.keys())
+    return loaded, model_args, data_args, training_args
+
+
+def _recipe_defaults(recipe: Recipe, has_images: bool) -> dict:
+    names = {f.name for cls in _CLASSES for f in fields(cls)}
     for name in recipe.training:
         if name not in names:
             near = get_close_matches(str(name), sorted(names), n=3)
@@ -261,13 +293,14 @@ def parse_arguments(
                 + (f"; near it: {', '.join(near)}" if near else "")
             )
     defaults = dict(recipe.training)
-    if known.train_dir is not None:  # the user's images take the place of the recipe's dataset
+    if has_images:  # the user's images take the place of the recipe's dataset
         for name in ("dataset_name", "eval_split"):
             defaults.pop(name, None)
-    parser.set_defaults(**defaults)
-    model_args, data_args, training_args = parser.parse_args_into_dataclasses(args)
-    given = {word.partition("=")[0].lstrip("-").replace("-", "_") for word in args if word.startswith("--")}
-    if given.isdisjoint(("warmup_steps", "warmup_epochs")):
+    return defaults
+
+
+def _note_length(args: PretrainingArguments, recipe: Recipe, given: Collection[str]) -> None:
+    """Lets the warm-up of a recipe follow the length of the run, unless it was given."""
+    if not {"warmup_steps", "warmup_epochs"} & set(given):
         epochs = recipe.training.get("num_train_epochs", PretrainingArguments.num_train_epochs)
-        training_args.recipe_length = (recipe.training.get("max_train_steps"), epochs)
-    return recipe, model_args, data_args, training_args
+        args.recipe_length = (recipe.training.get("max_train_steps"), epochs)

@@ -31,7 +31,8 @@ import torch
 from safetensors.torch import load_file, load_model, save_file
 from transformers import BaseImageProcessor
 
-from ..modeling_utils import SSLModel, check_finite
+from ..modeling_utils import SSLModel
+from ..pretrained import check_finite
 
 logger = logging.getLogger(__name__)
 

@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from importlib import resources
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ..modeling_utils import SSLModel
 from ..pretrained import load_pretrained
 from ..registry import ALGORITHMS
 
+RECIPES_PACKAGE = "ssl_hub.recipes"
 SECTIONS = {"extends": str, "model": dict, "views": list, "training": dict, "evaluation": list}
 
 
@@ -90,13 +92,20 @@ class Recipe:
 
 def list_recipes() -> list[str]:
     """The names of ssl_hub's own recipes."""
-    return list_yaml_files("ssl_hub.recipes")
+    return list_yaml_files(RECIPES_PACKAGE)
 
 
 def list_yaml_files(package: str) -> list[str]:
     """The names, without their ends, of the YAML files of a package."""
     files = (path.name for path in resources.files(package).iterdir())
     return sorted(name.removesuffix(".yaml") for name in files if name.endswith(".yaml"))
+
+
+def recipe_summary(name: str, package: str) -> str:
+    """The first sentence of the comment that a recipe of a package begins with."""
+    lines = (resources.files(package) / f"{name}.yaml").read_text().splitlines()
+    comment = " ".join(line.removeprefix("#").strip() for line in takewhile(lambda line: line.startswith("# "), lines))
+    return re.split(r"(?<=\.)\s", comment)[0]
 
 
 class _YamlLoader(yaml.SafeLoader):
@@ -173,7 +182,7 @@ def load_recipe(name_or_file: str, extended_by: tuple[str, ...] = ()) -> Recipe:
     Args:
         extended_by: the recipes on the way here, from the first one.
     """
-    content = read_recipe_file(name_or_file, "ssl_hub.recipes", extended_by)
+    content = read_recipe_file(name_or_file, RECIPES_PACKAGE, extended_by)
     if not isinstance(content, dict):
         given = "nothing" if content is None else f"a {type(content).__name__}"
         raise ValueError(f"recipe {name_or_file} holds {given}, not sections ({', '.join(SECTIONS)})")

@@ -29,8 +29,9 @@ from ..distributed import average_batchnorm_statistics, synchronize_batchnorm
 from ..evaluation.evaluators import describe_metrics
 from ..hub.publishing import check_can_push, publish
 from ..lifecycle import FeatureTable, Progress
-from ..modeling_utils import SSLModel, find_non_finite
+from ..modeling_utils import SSLModel
 from ..modules.clustering import normalized_mutual_information
+from ..pretrained import find_non_finite
 from .arguments import DataArguments, ModelArguments, PretrainingArguments
 from .best_checkpoint import BestCheckpoint
 from .checkpointing import (

@@ -1,0 +1,82 @@
+"""Classifies the images of a split by the labels of their nearest neighbours in another one (arXiv 1805.01978).
+
+    ssl-hub knn --model_name_or_path demo --dataset_name digits
+    ssl-hub knn --model_name_or_path timm/resnet18.a1_in1k --dataset_name my_images --k 1 20 200 --temperature 0.07 0.2
+
+The model is one of ours, or any of transformers or timm. `evaluate` has the other protocols, and reports.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from transformers.utils.logging import disable_progress_bar
+
+from ..data.datasets import load_image_dataset, match_labels
+from ..data.loading import build_eval_loader
+from ..evaluation.feature_models import load_feature_model
+from ..evaluation.features import extract_features
+from ..evaluation.knn import knn_accuracies
+from ..field_types import NonNegativeInt, PositiveInt, check_fields
+from ..printing import printable, set_up_logging
+from . import parse
+
+
+@dataclass
+class KNNArguments:
+    model_name_or_path: str = field(
+        metadata={"help": "A folder or Hub id of one of our models, or of any of transformers or timm."}
+    )
+    dataset_name: str = field(metadata={"help": "A folder of images, 'digits', or any dataset that pretraining takes."})
+    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of a dataset on the Hub."})
+    train_split: str = field(default="train", metadata={"help": "Split with the neighbours."})
+    eval_split: str = field(default="test", metadata={"help": "Split that is classified."})
+    label_column_name: str | None = field(default=None, metadata={"help": "Found by its type when not given."})
+    pooling: str | None = field(
+        default=None,
+        metadata={"help": "Of a ViT: the class token or the mean of the patches.", "choices": ["cls", "mean"]},
+    )
+    k: list[int] = field(default_factory=lambda: [20], metadata={"help": "Numbers of neighbours."})
+    temperature: list[float] = field(
+        default_factory=lambda: [0.07], metadata={"help": "The smaller, the more the nearest ones count."}
+    )
+    per_device_batch_size: PositiveInt = field(default=64, metadata={"help": "Images a forward pass."})
+    dataloader_num_workers: NonNegativeInt = field(default=0, metadata={"help": "Processes that decode."})
+
+    def __post_init__(self):
+        check_fields(self, "--")
+
+
+def main(args: list[str]) -> None:
+    args = parse("knn", KNNArguments, args)
+    set_up_logging()
+    disable_progress_bar()
+    train, test = (
+        load_image_dataset(
+            args.dataset_name, split, config_name=args.dataset_config_name, label_column=args.label_column_name
+        )
+        for split in (args.train_split, args.eval_split)
+    )
+    test = match_labels(test, train)
+    for split, dataset in ((args.train_split, train), (args.eval_split, test)):
+        if "label" not in dataset.column_names:
+            raise ValueError(
+                f"the split {split!r} of {args.dataset_name!r} has no labels: sort its images into class folders, or name "
+                "the column of the labels with --label_column_name"
+            )
+    model, image_processor = load_feature_model(args.model_name_or_path, args.pooling)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    features: list[torch.Tensor] = []
+    for dataset in (train, test):
+        loader = build_eval_loader(
+            dataset,
+            image_processor,
+            batch_size=args.per_device_batch_size,
+            num_workers=args.dataloader_num_workers,
+        )
+        features += extract_features(model, loader)[:2]
+    print(
+        f"kNN accuracy of {printable(args.model_name_or_path)} on {len(features[2])} images, neighbours among {len(features[0])}"
+    )
+    print(f"{'k':>6}{'temperature':>14}{'accuracy':>11}")
+    for (k, temperature), accuracy in knn_accuracies(*features, ks=args.k, temperatures=args.temperature).items():
+        print(f"{k:6}{temperature:14g}{accuracy:11.2%}")
