@@ -1,4 +1,6 @@
 import io
+import tarfile
+import zipfile
 
 import datasets
 import numpy as np
@@ -160,8 +162,10 @@ def test_columns(tmp_path):
             load_image_dataset(tmp_path, **wrong)
     with pytest.raises(ValueError, match=r"'fine' .* not images"):
         load_image_dataset(tmp_path, image_column="fine")
-    with pytest.raises(ValueError, match=r"'answer' .* must be integers"):
-        load_image_dataset(tmp_path, label_column="answer")
+    with pytest.raises(ValueError, match=r"'photo' .* must be integers"):
+        load_image_dataset(tmp_path, label_column="photo")
+    named = load_image_dataset(tmp_path, label_column="answer")
+    assert named["label"][:] == [0, 1] and named.features["label"].names == ["a", "b"]
 
 
 def test_which_of_two_image_columns(tmp_path):
@@ -182,6 +186,138 @@ def test_columns_without_a_type(tmp_path):
     datasets.Dataset.from_dict({"x": [1], "y": [2]}).save_to_disk(tmp_path / "numbers")
     with pytest.raises(ValueError, match=r"no image column.*: x, y"):
         load_image_dataset(tmp_path / "numbers")
+
+
+def write_tar(file, values):
+    with tarfile.open(file, "w") as archive:
+        for value in values:
+            for name, content in ((f"{value:03}.png", png(value)["bytes"]), (f"{value:03}.cls", b"%d" % (value % 2))):
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_webdataset(tmp_path, streaming):
+    for name, values in (("x-train-000000", [1, 2]), ("x-train-000001", [3]), ("x-val-000000", [4, 5])):
+        write_tar(tmp_path / f"{name}.tar", values)
+    rows = list(load_image_dataset(tmp_path, streaming=streaming))
+    assert reds(rows) == [1, 2, 3] and [row["label"] for row in rows] == [1, 0, 1]
+    assert reds(load_image_dataset(tmp_path, "validation", streaming=streaming)) == [4, 5]
+    assert reds(load_image_dataset(str(tmp_path / "x-train-*1.tar"), streaming=streaming)) == [3]
+
+
+@pytest.mark.parametrize("content", ["no archive", "two kinds of samples"])
+def test_an_archive_that_is_no_webdataset(tmp_path, content):
+    if content == "no archive":
+        (tmp_path / "train.tar").write_bytes(b"nothing")
+    else:
+        write_tar(tmp_path / "train.tar", [1])
+        with tarfile.open(tmp_path / "train.tar", "a") as archive:
+            archive.addfile(tarfile.TarInfo("002.txt"), io.BytesIO())
+    with pytest.raises(ValueError, match=r"The webdataset files of .*train\.tar' cannot be read: "):
+        load_image_dataset(tmp_path / "train.tar")
+
+
+@pytest.mark.parametrize("inside", ["", "pictures/"])
+def test_a_zipped_folder(tmp_path, inside):
+    def zipped(names):
+        write_images(tmp_path / "folder", names)
+        with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+            for name in names:
+                archive.write(tmp_path / "folder" / name, inside + name)
+        return load_image_dataset(tmp_path / "a.zip")
+
+    dataset = zipped(["cat/1.png", "dog/2.png"])
+    assert reds(dataset) == [0, 1] and dataset.features["label"].names == ["cat", "dog"]
+    assert reds(zipped(["cat/1.png", "dog/2.png", "dog/3.png"])) == [0, 1, 2]  # not what was extracted before
+    with pytest.raises(ValueError, match=r"a\.zip' has no split 'test'"):
+        load_image_dataset(tmp_path / "a.zip", "test")
+
+
+def test_a_damaged_zip_file(tmp_path):
+    (tmp_path / "a.zip").write_bytes(b"PK\x03\x04 and then nothing")
+    with pytest.raises(ValueError, match=r"a\.zip' cannot be unzipped"):
+        load_image_dataset(tmp_path / "a.zip")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "labels", "names"),
+    [
+        ("file_name,label\na/1.png,big\nb/2.png,small\nb/3.png,big\n", [0, 1, 0], ["big", "small"]),
+        ("file_name,label\nb/3.png,4\na/1.png,5\nb/2.png,6\n", [5, 6, 4], None),
+        ("file_name,caption\na/1.png,a dog\nb/2.png,two dogs\nb/3.png,none\n", [0, 1, 1], ["a", "b"]),
+        ("name,label\na/1.png,4\n", [0, 1, 1], ["a", "b"]),
+    ],
+)
+def test_metadata(tmp_path, metadata, labels, names):
+    write_images(tmp_path / "[1]", ["a/1.png", "b/2.png", "b/3.png"])
+    (tmp_path / "[1]" / "metadata.csv").write_text(metadata)
+    dataset = load_image_dataset(tmp_path / "[1]")
+    assert reds(dataset) == [0, 1, 2] and dataset["label"][:] == labels
+    assert getattr(dataset.features["label"], "names", None) == names
+
+
+def test_metadata_of_splits_that_lack_an_image(tmp_path, caplog):
+    write_images(tmp_path, ["train/1.png", "train/2.png", "test/3.png"])
+    (tmp_path / "train/metadata.csv").write_text("file_name,species\n1.png,cat\n")
+    (tmp_path / "test/metadata.jsonl").write_text('{"file_name": "3.png", "species": "cat"}')
+    assert load_image_dataset(tmp_path, "test", label_column="species")["label"][:] == [0]
+    with pytest.raises(ValueError, match=r"1 of the 2 images .* have no label .* in the column 'species'"):
+        load_image_dataset(tmp_path, label_column="species")
+    assert reds(load_image_dataset(tmp_path)) == [0, 1]
+
+
+def test_names_with_the_characters_of_a_glob(tmp_path):
+    (tmp_path / "[a]").mkdir()
+    dataset_of([1, 2]).to_parquet(tmp_path / "[a]" / "train[1].parquet")
+    assert reds(load_image_dataset(tmp_path / "[a]")) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("split", "expected"),
+    [
+        ("train[:25%]", [0]),
+        ("train[1:3]", [1, 2]),
+        ("train[-1:]", [3]),
+        ("train+test", [0, 1, 2, 3, 8]),
+        ("test + train[50%:]", [8, 2, 3]),
+    ],
+)
+def test_parts_of_splits(tmp_path, split, expected):
+    splits = datasets.DatasetDict(train=dataset_of(range(4)), test=dataset_of([8]))
+    splits.save_to_disk(tmp_path / "saved")
+    for name, dataset in splits.items():
+        dataset.to_parquet(tmp_path / f"parquet/{name}.parquet")
+    for source in (splits, tmp_path / "saved", tmp_path / "parquet"):
+        dataset = load_image_dataset(source, split)
+        assert reds(dataset) == expected and dataset["label"][:] == [value % 2 for value in expected]
+
+
+def test_what_is_no_part(tmp_path):
+    dataset_of(range(4)).to_parquet(tmp_path / "train.parquet")
+    with pytest.raises(ValueError, match=r"'train\[:x\]' is no part of a split; write it such as train\[:10%\]"):
+        load_image_dataset(tmp_path, "train[:x]")
+    with pytest.raises(ValueError, match=r"a stream has no part 'train\[:2\]'"):
+        load_image_dataset(tmp_path, "train[:2]", streaming=True)
+
+
+def test_a_dataset_in_memory():
+    dataset = dataset_of([1, 2, 3]).rename_columns({"image": "photo", "label": "kind"}).add_column("n", [0, 1, 2])
+    prepared = load_image_dataset(dataset.with_format("torch").shuffle(seed=0).select([2, 0]))
+    assert prepared.column_names == ["image", "label"] and prepared.format["type"] is None
+    assert [red % 2 for red in reds(prepared)] == prepared["label"][:] and len(prepared) == 2
+    assert load_image_dataset(prepared) is prepared
+    streamed = load_image_dataset(dataset.to_iterable_dataset())
+    assert isinstance(streamed, datasets.IterableDataset) and reds(streamed) == [1, 2, 3]
+    with pytest.raises(ValueError, match="the dataset' has no split 'test'; the splits there are: train"):
+        load_image_dataset(datasets.DatasetDict(train=dataset), "test")
+
+
+def test_labels_of_selected_rows():
+    """A negative label of a row that was left out is nobody's."""
+    dataset = datasets.Dataset.from_dict({"image": [png(1), png(2), png(3)], "label": [-1, 4, 5]})
+    assert load_image_dataset(dataset.select([2, 1]))["label"][:] == [5, 4]
 
 
 def test_no_rows(tmp_path):

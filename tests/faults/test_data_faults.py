@@ -520,7 +520,10 @@ class TestNames:
             ({"--train_dir": "nowhere"}, "There is no file or folder 'nowhere': check the path."),
             ({"--train_dir": "digits"}, "There is no file or folder 'digits': check the path."),
             ({"--train_dir": "images", "--validation_dir": "no"}, "There is no file or folder 'no': check the path."),
-            ({"--train_dir": "images/a/1.png"}, "'images/a/1.png' is neither an image folder nor parquet files"),
+            (
+                {"--train_dir": "images/a/1.png"},
+                "'images/a/1.png' is neither an image folder nor parquet or WebDataset files",
+            ),
             (
                 {"--dataset_name": "./nowhere"},
                 "'./nowhere' is neither a local file or folder nor a dataset that can be",

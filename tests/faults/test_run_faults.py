@@ -480,6 +480,17 @@ def signal_at(trainer, step, numbers):
     trainer.model.end_step = end
 
 
+@pytest.fixture
+def as_in_a_terminal():
+    """Tests that run under nohup, or in the background of a shell, ignore signals; and so would what they start."""
+    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("as_in_a_terminal")
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
 def test_a_signal_lets_the_step_end_and_saves(tmp_path, whole_run, capsys, name):
     handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)]
@@ -508,6 +519,7 @@ def test_a_signal_where_a_checkpoint_is_due_or_the_run_ends(tmp_path, whole_run)
     assert [path.name for path in list_checkpoints(tmp_path)] == ["checkpoint-2", "checkpoint-4", "checkpoint-6"]
 
 
+@pytest.mark.usefixtures("as_in_a_terminal")
 def test_a_second_signal_ends_the_process_at_once(tmp_path, monkeypatch):
     signals = build(tmp_path).signals
     sent = []

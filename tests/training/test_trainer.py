@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -384,6 +385,16 @@ def test_an_algorithm_without_predict_trains_to_the_end(tmp_path, monkeypatch):
     monkeypatch.setattr(modeling_mae.MAEModel, "predict", SSLModel.predict)
     build_trainer(tmp_path, max_train_steps=1).train()
     assert (tmp_path / "README.md").is_file() and not (tmp_path / "reconstruction.png").exists()
+
+
+def test_a_dataset_dict_with_columns_of_other_names(tmp_path):
+    """As `datasets.load_dataset` returns it; the run is that on the prepared splits."""
+    splits = datasets.DatasetDict({"train": digits(), "test": digits(split="test")})
+    raw = splits.cast_column("image", datasets.Image()).rename_columns({"image": "scan", "label": "digit"})
+    build_trainer(tmp_path / "prepared", splits["train"], splits["test"]).train()
+    build_trainer(tmp_path / "raw", raw.with_format("torch")).train()
+    assert "knn_accuracy" in metrics_of(tmp_path / "raw")[0]
+    assert metrics_of(tmp_path / "raw") == metrics_of(tmp_path / "prepared")
 
 
 def test_a_model_without_checkpoints_is_not_written_over_by_latest(tmp_path):

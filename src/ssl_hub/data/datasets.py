@@ -1,41 +1,33 @@
 """Image datasets of any origin, with the same two columns."""
 
-import collections
 import glob
 import io
 import logging
 import os
 import re
+from functools import partial
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pyarrow.compute
-import pyarrow.parquet
 from PIL import Image
 
-from ssl_hub.data.images import IMAGE_FORMATS, UnreadableImageError, decode_image
+from ssl_hub.data.files import LABEL_COLUMNS, check_split, load_files
+from ssl_hub.data.images import UnreadableImageError, decode_image
 from ssl_hub.printing import name_some, printable
 
 logger = logging.getLogger(__name__)
 
 _IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "pixel_values")
-_LABEL_COLUMNS = ("label", "labels", "fine_label", "cls")
-_IMAGE_SUFFIXES = tuple(sorted(suffix for suffixes in IMAGE_FORMATS.values() for suffix in suffixes))
 # Larger numbers are an image's own, or hostile: an evaluation holds scores of every class.
 _MAX_CLASSES = 100_000
-_METADATA_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 # The `id` of the image column of a dataset that was named as one of the Hub: its rows may be addresses.
 _REMOTE = "remote"
-_SPLIT_NAMES = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
 
 
 def load_image_dataset(
-    name_or_path: str | os.PathLike,
+    source: "str | os.PathLike | datasets.Dataset | datasets.IterableDataset | datasets.DatasetDict",
     split: str = "train",
     *,
     config_name: str | None = None,
@@ -46,21 +38,24 @@ def load_image_dataset(
     """Load one split of an image dataset.
 
     Args:
-        name_or_path: One of
+        source: One of
             * the name of a dataset on the Hub,
             * a folder written by `save_to_disk`,
-            * a parquet file, a glob of such files or a folder with them; a file's split is read off its name
-              (`test-00000-of-00001.parquet`) or its folder's, and is "train" where neither says,
+            * a parquet file or a WebDataset archive (`.tar`), a glob of such files or a folder with them; a file's split
+              is read off its name (`test-00000-of-00001.parquet`) or its folder's, and is "train" where neither says,
             * a folder of images. Its sub-folders are the splits where all of them are called like one
-              (`train/`, `val/`, ...), else the classes,
+              (`train/`, `val/`, ...), else the classes; a `metadata.csv`, `.jsonl` or `.parquet` with the column
+              `file_name`, as `datasets` reads it, goes before the folders,
+            * a `.zip` file of such a folder,
             * "digits": the 1,797 scanned digits of 8x8 pixels that come with scikit-learn, the first 1,437 of them
-              for "train", the last 360, which are mostly by other writers, for "test".
+              for "train", the last 360, which are mostly by other writers, for "test",
+            * a `Dataset` or `IterableDataset`, which is taken as the split, or a dict of them by split.
             A `Path`, unlike a string, is never taken for a name.
-        split: The split.
+        split: The split, or a part or sum of splits in the words of `datasets`, such as "train[:10%]+test".
         config_name: The configuration of a dataset on the Hub.
         streaming: Return an `IterableDataset`, which downloads what is read when it is read.
         image_column: The images' column; found by its type, then its name, if not given.
-        label_column: The labels' column (class labels or integers); found likewise, and may be absent.
+        label_column: The labels' column (class labels, integers, or names); found likewise, and may be absent.
 
     Returns:
         A dataset with the columns "image", whose files are left encoded (`datasets.Image(decode=False)`, see
@@ -72,33 +67,73 @@ def load_image_dataset(
         ValueError: There is no such split or column, no row, no image that can be read, or images without a label in
             `label_column`.
     """
-    name = os.path.expanduser(os.fspath(name_or_path))
-    path = Path(name)
-    exists, is_digits = path.exists() or glob.has_magic(name), name_or_path == "digits"
-    if not exists and not isinstance(name_or_path, str):
-        raise FileNotFoundError(f"There is no file or folder {name!r}: check the path.")
-    local = exists or is_digits
-    if local and config_name is not None:
-        raise ValueError(
-            f"config_name={config_name!r} is for datasets on the Hub, and {name!r} is local: leave it out."
-        )
-
-    if is_digits:
-        dataset = _load_digits(split)
-    elif not local:
-        dataset = _load_from_hub(name, config_name, split, streaming)
-    elif (path / "dataset_dict.json").exists() or (path / "state.json").exists():
-        dataset = _load_saved(name, split)
+    if isinstance(source, str | os.PathLike):
+        name, remote, dataset = _load_by_name(source, split, config_name, streaming)
     else:
-        dataset = _load_files(name, split, streaming)
-
-    dataset = _select_columns(dataset, name, image_column, label_column, remote=not local)
+        name, remote, dataset = "the dataset", is_remote(source), source
+        if isinstance(source, dict):
+            dataset = _load_parts(partial(_split_of, source, name), split)
+        if _is_prepared(dataset):
+            return dataset
+    dataset = _select_columns(dataset, name, image_column, label_column, remote)
     if isinstance(dataset, datasets.Dataset) and "label" in dataset.column_names:
         dataset = _check_labels(dataset, name, label_column)
     _check_readable(dataset, name)
     if streaming and isinstance(dataset, datasets.Dataset):
         dataset = dataset.to_iterable_dataset()
     return dataset
+
+
+def _is_prepared(dataset) -> bool:
+    feature = (dataset.features or {}).get("image")
+    return isinstance(feature, datasets.Image) and not feature.decode and set(dataset.features) <= {"image", "label"}
+
+
+def _load_by_name(source: str | os.PathLike, split: str, config_name: str | None, streaming: bool):
+    """Load what a name or path stands for; returns how to call it, whether it is remote, and the dataset."""
+    name = os.path.expanduser(os.fspath(source))
+    path = Path(name)
+    exists, is_digits = path.exists() or glob.has_magic(name), source == "digits"
+    if not exists and not isinstance(source, str):
+        raise FileNotFoundError(f"There is no file or folder {name!r}: check the path.")
+    local = exists or is_digits
+    if local and config_name is not None:
+        raise ValueError(
+            f"config_name={config_name!r} is for datasets on the Hub, and {name!r} is local: leave it out."
+        )
+    if not local:
+        load = partial(_load_from_hub, name, config_name, streaming)
+    elif is_digits:
+        load = _load_digits
+    elif (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+        load = partial(_load_saved, name)
+    else:
+        load = partial(load_files, name, streaming=streaming)
+    return name, not local, _load_parts(load, split)
+
+
+def _load_parts(load, split: str):
+    """Load a split, a part of one (`train[:10%]`), or a sum of them (`train+test`), in the words of `datasets`.
+
+    Args:
+        load: Makes the whole dataset of a split's name.
+    """
+    parts = []
+    for part in re.split(r"\s*\+\s*", split.strip()):
+        name = part.partition("[")[0]
+        dataset = load(name)
+        if part != name:
+            if not isinstance(dataset, datasets.Dataset):
+                raise ValueError(f"a stream has no part {part!r}: load it without streaming, or name the whole split")
+            try:
+                (rows,) = datasets.ReadInstruction.from_spec(part).to_absolute({name: len(dataset)})
+            except (ValueError, AssertionError) as error:
+                raise ValueError(
+                    f"{part!r} is no part of a split; write it such as train[:10%] or train[100:200]"
+                ) from error
+            dataset = dataset.select(range(rows.from_, rows.to))
+        parts.append(dataset)
+    return datasets.concatenate_datasets(parts) if len(parts) > 1 else parts[0]
 
 
 def is_remote(dataset: "datasets.Dataset | datasets.IterableDataset") -> bool:
@@ -142,7 +177,7 @@ def match_labels(
 
 
 def _load_digits(split: str) -> datasets.Dataset:
-    _check_split(split, ("train", "test"), "digits")
+    check_split(split, ("train", "test"), "digits")
     from sklearn.datasets import load_digits  # scikit-learn takes a second to import, and only the digits need it
 
     scans = load_digits()
@@ -156,7 +191,7 @@ def _load_digits(split: str) -> datasets.Dataset:
     return datasets.Dataset.from_dict({"image": images, "label": scans.target[rows]}, features=features)
 
 
-def _load_from_hub(name: str, config_name: str | None, split: str, streaming: bool):
+def _load_from_hub(name: str, config_name: str | None, streaming: bool, split: str):
     message = f"{name!r} is neither a local file or folder nor a dataset that can be reached on the Hub"
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name):
         raise FileNotFoundError(f"{message} (a dataset's name is NAME or USER/NAME). Check the path.")
@@ -174,177 +209,14 @@ def _load_saved(folder: str, split: str) -> datasets.Dataset:
     except Exception as error:  # `datasets` takes what its files say for granted
         raise ValueError(f"The saved dataset {folder!r} cannot be read: {printable(error)}") from error
     if isinstance(saved, datasets.DatasetDict):
-        _check_split(split, saved, folder)
-        return saved[split]
-    _check_split(split, (str(saved.split or "train"),), folder)
+        return _split_of(saved, folder, split)
+    check_split(split, (str(saved.split or "train"),), folder)
     return saved
 
 
-def _load_files(name: str, split: str, streaming: bool):
-    """Load parquet files given by path, glob or folder, or an image folder."""
-    folder = name if os.path.isdir(name) else ""
-    if folder:
-        files = _list_files(folder)
-    else:
-        files = [name] if os.path.exists(name) else sorted(glob.glob(name, recursive=True))
-
-    # Parquet files go first: a dataset's repository may have a picture for its README. One called metadata is of images.
-    shards = collections.defaultdict(list)
-    for file in map(Path, files):
-        if file.suffix == ".parquet" and file.stem != "metadata":
-            shards[_split_of(file)].append(os.path.join(folder, file))
-    if shards:
-        _check_split(split, shards, name)
-        try:
-            _check_same_classes(shards[split])
-            # This split alone: one builder would take the class names of one split for those of all.
-            return datasets.load_dataset("parquet", data_files={split: shards[split]}, split=split, streaming=streaming)
-        except (ValueError, datasets.exceptions.DatasetGenerationError) as error:
-            cause = printable(error.__cause__ or error)
-            raise ValueError(f"The parquet files of {name!r} cannot be read: {cause}") from error
-
-    images = [file for file in files if _is_image(file)]
-    if folder and images:
-        metadata = [file for file in files if os.path.basename(file) in _METADATA_FILES]
-        return _load_image_folder(folder, images, split, metadata)
-
-    suffixes = sorted({os.path.splitext(file)[1] or file for file in files})
-    found = f"{len(files)} files ({name_some(suffixes)})" if files else "no file at all"
-    raise FileNotFoundError(
-        f"{name!r} is neither an image folder nor parquet files: it has {found}. "
-        f"Give a folder with images ({', '.join(_IMAGE_SUFFIXES)}), or parquet files."
-    )
-
-
-def _is_image(file: str) -> bool:
-    return os.path.splitext(file)[1].lower() in _IMAGE_SUFFIXES
-
-
-def _list_files(folder: str) -> list[str]:
-    """The regular files in a folder and its folders, sorted.
-
-    Links are followed, but for those to a folder that lies above them or was listed before in the same class or split.
-    """
-    above = {_identity(path) for path in (Path(folder).resolve(), *Path(folder).resolve().parents)}
-    files, pending = [], [("", above)]
-    left_out = collections.defaultdict(list)
-    while pending:
-        inner, seen = pending.pop()
-        for entry in _entries(folder, inner):
-            path = os.path.join(inner, entry.name)
-            is_folder = os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
-            if entry.name.startswith(".") or (is_folder and entry.name.startswith("__")):  # .cache, __MACOSX
-                continue
-            if not _is_utf8(entry.name):
-                left_out["have names that are not UTF-8: rename them"].append(path)
-            elif is_folder:
-                seen_here = seen if inner else set(above)
-                if _identity(entry.path) in seen_here:
-                    left_out["are links to folders that are listed already"].append(path)
-                else:
-                    seen_here.add(_identity(entry.path))
-                    pending.append((path, seen_here))
-            elif os.path.isfile(entry.path) if entry.is_symlink() else entry.is_file():
-                files.append(path)
-            elif _is_image(path):
-                left_out["are no regular files: links that lead nowhere, pipes or devices"].append(path)
-    for reason, paths in left_out.items():
-        logger.warning(
-            "left out %d entries of %s that %s (%s)", len(paths), printable(folder), reason, name_some(paths)
-        )
-    return sorted(files)
-
-
-def _entries(folder: str, inner: str) -> list[os.DirEntry]:
-    try:
-        with os.scandir(os.path.join(folder, inner)) as entries:
-            return list(entries)
-    except OSError as error:
-        raise OSError(
-            f"the folder {os.path.join(folder, inner)!r} cannot be listed ({error.strerror}), and its images would be "
-            f"missing: make it readable, or move it out of {folder!r}"
-        ) from error
-
-
-def _identity(path: str | Path) -> tuple[int, int]:
-    status = os.stat(path)
-    return status.st_dev, status.st_ino
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _check_same_classes(files: list[str]) -> None:
-    """Raises `ValueError` if parquet files that make one table number their classes apart."""
-    classes = [_class_names(file) for file in files]
-    for file, names in zip(files, classes, strict=True):
-        if names != classes[0]:
-            raise ValueError(
-                f"{files[0]!r} and {file!r} have other class names, or the same in another order: number the classes of "
-                "all files alike"
-            )
-
-
-def _class_names(parquet_file: str) -> dict[str, list[str]]:
-    features = datasets.Features.from_arrow_schema(pyarrow.parquet.read_schema(parquet_file))
-    return {name: feature.names for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)}
-
-
-def _split_of(file: Path) -> str:
-    if sharded := re.match(r"(.+)-\d{5}-of-\d{5}", file.name):
-        return sharded[1]
-    for word in (re.split(r"[-_.]", file.name)[0], file.parent.name):
-        if word in _SPLIT_NAMES:
-            return _SPLIT_NAMES[word]
-    return "train"
-
-
-def _load_image_folder(folder: str, images: list[str], split: str, metadata: list[str]) -> datasets.Dataset:
-    """Load an image folder as paths: a file is opened when its row is used.
-
-    The builder that `datasets` has for it would take any class or file with a name like a split's for that split, and
-    drop the others.
-    """
-    top_folders = {_top_folder(image) for image in images} - {""}
-    if top_folders and top_folders <= _SPLIT_NAMES.keys():
-        wanted = next((top for top in sorted(top_folders) if split in (top, _SPLIT_NAMES[top])), split)
-        _check_split(wanted, top_folders, folder)
-        folder = os.path.join(folder, wanted)
-        images = [image.removeprefix(wanted + os.sep) for image in images if _top_folder(image) == wanted]
-    else:
-        _check_split(split, ("train",), folder)
-
-    columns = {"image": [os.path.join(folder, image) for image in images]}
-    features = datasets.Features(image=datasets.Value("string"))
-    class_names = sorted({_top_folder(image) for image in images})
-    if metadata:
-        logger.warning("labels come from class folders: did not read %s", name_some(metadata))
-    if len(class_names) > 1 and "" in class_names:
-        outside = [image for image in images if not _top_folder(image)]
-        logger.warning(
-            "%s has %d images outside of its %d class folders (%s), so none of its images has a label",
-            *(printable(folder), len(outside), len(class_names) - 1, name_some(outside)),
-        )
-    elif len(class_names) > 1:
-        labels = {name: label for label, name in enumerate(class_names)}
-        columns["label"] = [labels[_top_folder(image)] for image in images]
-        features["label"] = datasets.ClassLabel(names=class_names)
-    return datasets.Dataset.from_dict(columns, features=features)
-
-
-def _top_folder(file: str) -> str:
-    return file.split(os.sep, 1)[0] if os.sep in file else ""
-
-
-def _check_split(split: str, splits, name: str) -> None:
-    if split not in splits:
-        there = name_some(sorted(splits), limit=20)
-        raise ValueError(f"{name!r} has no split {split!r}; the splits there are: {there}.")
+def _split_of(splits: dict, name: str, split: str):
+    check_split(split, splits, name)
+    return splits[split]
 
 
 def _select_columns(dataset, name: str, image_column: str | None, label_column: str | None, remote: bool):
@@ -358,13 +230,16 @@ def _select_columns(dataset, name: str, image_column: str | None, label_column: 
     elif not _may_hold_images(features[image_column]):
         raise ValueError(f"The column {image_column!r} of {name!r} holds {features[image_column]}, not images.")
     if label_column is None:
-        label_column = _find_label_column(features)
-    elif not _holds_classes(features[label_column]):
+        label_column = _find_label_column(features, name)
+    elif not (_holds_numbers(features[label_column]) or _holds_names(features[label_column])):
         raise ValueError(
-            f"The column {label_column!r} of {name!r} holds {features[label_column]}; labels must be integers or a "
-            "ClassLabel (`Dataset.class_encode_column` makes one)."
+            f"The column {label_column!r} of {name!r} holds {features[label_column]}; labels must be integers, a "
+            "ClassLabel, or names."
         )
+    if label_column is not None and _holds_names(features[label_column]):
+        dataset, label_column = _number_classes(dataset, name, label_column)
 
+    dataset = dataset.with_format(None)  # of one that was handed over
     # First the cast: an iterable dataset would decode its images to rename a column, and encode them again.
     dataset = dataset.cast_column(image_column, datasets.Image(decode=False, id=_REMOTE if remote else None))
     columns = {image_column: "image"} | ({label_column: "label"} if label_column else {})
@@ -390,25 +265,44 @@ def _may_hold_images(feature) -> bool:
     return isinstance(feature, datasets.Image) or (isinstance(feature, dict) and feature.keys() == {"bytes", "path"})
 
 
-def _find_label_column(features: datasets.Features) -> str | None:
+def _find_label_column(features: datasets.Features, name: str) -> str | None:
     for column in (
-        *_LABEL_COLUMNS,
+        *LABEL_COLUMNS,
         *(c for c, feature in features.items() if isinstance(feature, datasets.ClassLabel)),
     ):
-        if column in features and _holds_classes(features[column]):
-            return column
+        if column in features:
+            if _holds_numbers(features[column]) or _holds_names(features[column]):
+                return column
+            logger.warning("the column %r of %r holds %s, which are no classes", column, name, features[column])
     return None
 
 
-def _holds_classes(feature) -> bool:
+def _holds_numbers(feature) -> bool:
     return isinstance(feature, datasets.ClassLabel) or (
         isinstance(feature, datasets.Value) and re.fullmatch(r"u?int\d+", feature.dtype) is not None
     )
 
 
+def _holds_names(feature) -> bool:
+    return isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string")
+
+
+def _number_classes(dataset, name: str, column: str):
+    """Make class labels of names, in alphabetical order; returns the column, None where a stream hides what there is."""
+    if not isinstance(dataset, datasets.Dataset):
+        logger.warning("left out the labels of %r: the classes of a stream are not known by their names alone", name)
+        return dataset, None
+    found = dataset.with_format(None)[column]
+    names = sorted(set(found) - {None})
+    numbers = {class_name: number for number, class_name in enumerate(names)} | {None: None}
+    feature = datasets.ClassLabel(names=names)
+    dataset = dataset.remove_columns(column)
+    return dataset.add_column(column, [numbers[each] for each in found], feature=feature), column
+
+
 def _check_labels(dataset: datasets.Dataset, name: str, label_column: str | None) -> datasets.Dataset:
     """Leave labels out that not every image has: null, or negative as in the test splits of the Hub."""
-    labels = dataset.data.column("label")
+    labels = dataset.select_columns("label").with_format("arrow")[:]["label"]
     num_classes = getattr(dataset.features["label"], "num_classes", _MAX_CLASSES)
     valid = pyarrow.compute.and_(
         pyarrow.compute.greater_equal(labels, 0), pyarrow.compute.less(labels, min(num_classes, _MAX_CLASSES))

@@ -21,6 +21,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from safetensors import SafetensorError
 
+from ..data.datasets import load_image_dataset
 from ..data.loading import build_train_loader, close_loader, explain_worker_errors
 from ..data.processing import Normalize, build_image_processor
 from ..data.views import INPUT_KEYS, build_views
@@ -64,7 +65,8 @@ class SSLTrainer:
     Args:
         model: the algorithm, on the CPU.
         args: see `PretrainingArguments`.
-        train_dataset: what `load_image_dataset` returns.
+        train_dataset: a dataset of images, with columns of any names that `load_image_dataset` finds. Of a `DatasetDict`
+            "train" is trained on; "validation", or else "test", is evaluated on if there is no `eval_dataset`.
         views: a recipe's views, see `build_views`.
         eval_dataset: a split to evaluate features on, see `evaluation`; by default a sample of the training set.
         evaluation: a recipe's evaluators, see `build_evaluators`; by default the kNN accuracy and signs of collapse.
@@ -76,7 +78,7 @@ class SSLTrainer:
         self,
         model: SSLModel,
         args: PretrainingArguments,
-        train_dataset: datasets.Dataset | datasets.IterableDataset,
+        train_dataset: datasets.Dataset | datasets.IterableDataset | datasets.DatasetDict,
         views: list[dict],
         eval_dataset: datasets.Dataset | None = None,
         evaluation: list[dict] | None = None,
@@ -84,6 +86,10 @@ class SSLTrainer:
         data_args: DataArguments | None = None,
         model_args: ModelArguments | None = None,
     ):
+        if isinstance(train_dataset, dict) and eval_dataset is None:
+            eval_dataset = train_dataset.get("validation", train_dataset.get("test"))
+        train_dataset = load_image_dataset(train_dataset)
+        eval_dataset = None if eval_dataset is None else load_image_dataset(eval_dataset)
         self.args, self.train_dataset, self.eval_dataset = args, train_dataset, eval_dataset
         self.views, self.recipe_name, self.data_args, self.model_args = views, recipe_name, data_args, model_args
         self.evaluation = evaluation if args.evaluation is None else read_yaml(args.evaluation)
