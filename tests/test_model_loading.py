@@ -43,7 +43,9 @@ def save_timm(folder):
 
 
 @pytest.mark.parametrize(
-    "save", [save_ours, lambda folder: save_ours(folder) / "backbone", save_vit, save_timm], ids=str
+    "save",
+    [save_ours, lambda folder: save_ours(folder) / "backbone", save_vit, save_timm],
+    ids=["ours", "backbone of ours", "vit", "timm"],
 )
 def test_features_and_classifiers_have_the_same_backbone_and_statistics(save, tmp_path):
     folder = save(tmp_path / "model")
