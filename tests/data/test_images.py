@@ -2,7 +2,7 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ssl_hub.data.images import EncodedImage, UnreadableImageError, decode_image
 
@@ -73,7 +73,7 @@ def test_orientation_is_applied(tmp_path, suffix):
     file = {"bytes": None, "path": str(tmp_path / f"turned.{suffix}")}
     encoded = EncodedImage(file)
     assert (encoded.height, encoded.width) == (40, 20)
-    assert encoded.decode(0.4).size == ((10, 20) if suffix == "jpg" else (20, 40))
+    assert encoded.pixels(0.4).shape[:2] == ((20, 10) if suffix == "jpg" else (40, 20))
     pixels = pixels_of(file)
     assert pixels.shape == (40, 20, 3)
     assert pixels[5, 10, 0] > 200 and pixels[35, 10, 0] < 50
@@ -83,10 +83,31 @@ def test_orientation_is_applied(tmp_path, suffix):
 def test_a_jpeg_is_decoded_at_a_fraction_of_its_size(resolution, size):
     encoded = EncodedImage(encode(Image.new("RGB", (100, 68), "red"), "JPEG"))
     assert (encoded.width, encoded.height) == (100, 68)
-    assert encoded.decode(resolution).size == size
+    assert encoded.pixels(resolution).shape[1::-1] == size
     image = Image.new("RGB", (100, 68))
     for other in (image, encode(image)):
-        assert EncodedImage(other).decode(resolution).size == (100, 68)
+        assert EncodedImage(other).pixels(resolution).shape == (68, 100, 3)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_jpeg_has_the_pixels_that_pillow_reads(mode, orientation):
+    noise = Image.effect_noise((48, 32), 60)
+    image = Image.merge(mode, [noise.rotate(90 * i) for i in range(len(mode))])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    encoded = encode(image, "JPEG", exif=exif)
+    for resolution in (1.0, 0.5, 0.2):
+        opened = Image.open(io.BytesIO(encoded["bytes"]))
+        opened.draft(None, (round(48 * resolution), round(32 * resolution)))
+        expected = np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
+        assert np.array_equal(EncodedImage(encoded).pixels(resolution), expected)
+
+
+def test_what_follows_a_jpeg_is_no_part_of_it():
+    encoded = encode(Image.new("RGB", (16, 16), "red"), "JPEG")
+    longer = {"bytes": encoded["bytes"] + bytes(100), "path": None}
+    assert np.array_equal(EncodedImage(longer).pixels(), EncodedImage(encoded).pixels())
 
 
 def test_a_file_on_the_hub(monkeypatch):

@@ -269,7 +269,7 @@ class ViewDataset(Dataset):
                 drawn = self._draw(encoded.height, encoded.width, key)
                 # Decoded once, whatever the number of views, and no larger than they need.
                 resolution = max(view.resolution(parameters) for view, parameters in drawn)
-                image = encoded.decode(resolution)
+                image = encoded.pixels(resolution)
             except UnreadableImageError as error:
                 unreadable.append(error.name)
             else:

@@ -4,8 +4,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+import numpy as np
 import torch
-from PIL import Image
 
 from .crop import CropView
 from .options import choice, number
@@ -37,8 +37,8 @@ class View(Protocol):
     def resolution(self, parameters: dict) -> float:
         """The share of the image's height and width that is enough to render what was drawn; above 1 all is needed."""
 
-    def render(self, image: Image.Image, parameters: dict) -> dict[str, torch.Tensor]:
-        """Turn an RGB image, of that size or reduced, into named tensors, images as uint8."""
+    def render(self, image: np.ndarray, parameters: dict) -> dict[str, torch.Tensor]:
+        """Turn RGB pixels `(H, W, 3)`, of that size or reduced, into named tensors, images as uint8."""
 
 
 def build_views(views: Sequence[Mapping], image_size: int | None = None) -> list[View]:

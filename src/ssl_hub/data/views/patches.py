@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
-from PIL import Image
-from torchvision.transforms.v2 import functional
 
-from .operations import build_operations, draw_operations, render_operations
+from .operations import build_operations, draw_operations, render_operations, resize
 from .options import MAX_SIZE, check_keys, interpolation, number, statistics
 
 _KEYS = ("kind", "count", "grid", "size", "jitter", "resize", "interpolation", "grayscale", "mean", "std")
@@ -61,16 +60,15 @@ class PatchesView:
         """The share of the image's height and width at which it is as large as the square that it is resized to."""
         return self.resize / min(parameters["image_size"])
 
-    def render(self, image: Image.Image, parameters: dict) -> dict[str, torch.Tensor]:
-        """Render what `draw` drew for an RGB image of that size, or of `resolution` times that size."""
-        pixels = functional.pil_to_tensor(image)
-        pixels = functional.resize(pixels, [self.resize, self.resize], self.interpolation, antialias=True)
+    def render(self, image: np.ndarray, parameters: dict) -> dict[str, torch.Tensor]:
+        """Render what `draw` drew for RGB pixels `(H, W, 3)` of that size, or of `resolution` times that size."""
+        pixels = resize(image, self.resize, self.interpolation)
         edge, (top, left) = self.grid * self.cell, parameters["grid"].values()
-        pixels = pixels[:, top : top + edge, left : left + edge]
+        pixels = np.ascontiguousarray(pixels[top : top + edge, left : left + edge])
         pixels = render_operations(pixels, self.operations, parameters["operations"])
         patches = []
         for i, (down, right) in enumerate(parameters["patches"]):
             column, row = divmod(i, self.grid)
             top, left = row * self.cell + down, column * self.cell + right
-            patches.append(pixels[:, top : top + self.size, left : left + self.size])
-        return {"pixel_values": torch.stack(patches)}
+            patches.append(pixels[top : top + self.size, left : left + self.size])
+        return {"pixel_values": torch.from_numpy(np.stack(patches)).permute(0, 3, 1, 2)}
