@@ -6,8 +6,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from ..data.loading import build_eval_loader
-from ..evaluation.features import extract_feature_table, gather_feature_tables, process_rows
+from ..evaluation.features import extract_dataset
 from ..evaluation.linear_probe import LinearProbeSweep, sweep_linear_probes
 from .arguments import Arguments, ClassifierTrainingArguments
 from .data import LabelledImages
@@ -67,21 +66,14 @@ def _extract(
     model: PreTrainedModel, images: LabelledImages, processor, args: ClassifierTrainingArguments
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Features `(N, D)` of the images that can be read, and their labels `(N,)`, on the device."""
-    rows = process_rows(len(images.labels))
-    loader = build_eval_loader(
-        images.dataset.select(rows),
+    table = extract_dataset(
+        model,
+        images.dataset,
         processor,
         batch_size=args.per_device_eval_batch_size,
         num_workers=args.dataloader_num_workers,
+        device=args.device,
+        extract=lambda pixel_values: model.extract_features(pixel_values).pooler_output,
     )
-    table = extract_feature_table(
-        lambda pixel_values: model.extract_features(pixel_values).pooler_output,
-        model,
-        loader,
-        len(images.labels),
-        args.device,
-        offset=rows.start,
-    )
-    table = gather_feature_tables(table, args.device)
     labels = torch.from_numpy(images.labels)
     return table.features[table.known].to(args.device), labels[table.known].to(args.device)

@@ -9,12 +9,12 @@ The model is one of ours, or any of transformers or timm. `evaluate` has the oth
 from dataclasses import dataclass, field
 
 import torch
+from accelerate import Accelerator
 from transformers.utils.logging import disable_progress_bar
 
 from ..data.datasets import load_image_dataset, match_labels
-from ..data.loading import build_eval_loader
 from ..evaluation.feature_models import load_feature_model
-from ..evaluation.features import extract_features
+from ..evaluation.features import extract_dataset
 from ..evaluation.knn import knn_accuracies
 from ..field_types import NonNegativeInt, PositiveInt, check_fields
 from ..printing import printable, set_up_logging
@@ -39,8 +39,10 @@ class KNNArguments:
     temperature: list[float] = field(
         default_factory=lambda: [0.07], metadata={"help": "The smaller, the more the nearest ones count."}
     )
-    per_device_batch_size: PositiveInt = field(default=64, metadata={"help": "Images a forward pass."})
-    dataloader_num_workers: NonNegativeInt = field(default=0, metadata={"help": "Processes that decode."})
+    per_device_batch_size: PositiveInt = field(default=64, metadata={"help": "Images a process and forward pass."})
+    dataloader_num_workers: NonNegativeInt = field(
+        default=0, metadata={"help": "Processes that decode, for each that extracts."}
+    )
 
     def __post_init__(self):
         check_fields(self, "--")
@@ -64,16 +66,20 @@ def main(args: list[str]) -> None:
                 "the column of the labels with --label_column_name"
             )
     model, image_processor = load_feature_model(args.model_name_or_path, args.pooling)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-    features: list[torch.Tensor] = []
+    accelerator = Accelerator()
+    model.to(accelerator.device)
+    features = []
     for dataset in (train, test):
-        loader = build_eval_loader(
+        table = extract_dataset(
+            model,
             dataset,
             image_processor,
             batch_size=args.per_device_batch_size,
             num_workers=args.dataloader_num_workers,
         )
-        features += extract_features(model, loader)[:2]
+        features += [table.features[table.known], torch.tensor(dataset["label"][:])[table.known]]
+    if not accelerator.is_main_process:
+        return
     print(
         f"kNN accuracy of {printable(args.model_name_or_path)} on {len(features[2])} images, neighbours among {len(features[0])}"
     )

@@ -71,6 +71,8 @@ def _timm_features(
     from timm.models import swin_transformer  # it takes a while to import
 
     network = _timm_network(config, model.config.image_size)
+    if network is None:
+        return None
     backbone = {key[len(prefixes[0]) :]: x for key, x in state_dict.items() if key.startswith(prefixes[0])}
     if config.model_type == "swin":
         backbone = swin_transformer.checkpoint_filter_fn(backbone, network)
@@ -83,7 +85,7 @@ def _timm_features(
     return network.forward_features
 
 
-def _timm_network(config, image_size: int) -> nn.Module:
+def _timm_network(config, image_size: int) -> nn.Module | None:
     from timm.models.beit import Beit
     from timm.models.resnet import BasicBlock, Bottleneck, ResNet
     from timm.models.swin_transformer import SwinTransformer
@@ -91,6 +93,8 @@ def _timm_network(config, image_size: int) -> nn.Module:
 
     if config.model_type == "resnet":
         block = BasicBlock if config.layer_type == "basic" else Bottleneck
+        if config.embedding_size != 64:  # which is fixed in timm
+            return None
         channels = [size // block.expansion for size in config.hidden_sizes]
         return ResNet(block, config.depths, in_chans=config.num_channels, channels=channels, num_classes=0)
     sizes = {"img_size": image_size, "patch_size": config.patch_size, "in_chans": config.num_channels, "num_classes": 0}

@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
+import datasets
 import torch
 from torch import Tensor, nn
 
+from ..data.loading import build_eval_loader
 from ..distributed import gather, num_processes, process_index, sum_
 from ..lifecycle import FeatureTable
 from ..printing import name_some
@@ -39,9 +41,9 @@ def extract_features(
     """Pooled features of every readable image that `loader` yields, in its order.
 
     An image that cannot be read has no row here, and a warning tells how many there are: it takes the `indices` to pair
-    features with files. [`extract_feature_table`] keeps a row for every image. The model runs in eval mode without gradients; afterwards every submodule is back in the mode it was
-    in. The random state of torch is left as it was found, so that an evaluation between two steps does not change a
-    training run.
+    features with files. [`extract_feature_table`] keeps a row for every image. The model runs in eval mode without
+    gradients; afterwards every submodule is back in the mode it was in. The random state of torch is left as it was
+    found, so that an evaluation between two steps does not change a training run.
 
     Args:
         model: `model(pixel_values).pooler_output` must be of shape `(B, D)`.
@@ -124,6 +126,31 @@ def extract_feature_table(
             table.features[rows] = features
             table.known[rows] = True
     return table
+
+
+def extract_dataset(
+    model: nn.Module,
+    dataset: datasets.Dataset,
+    image_processor,
+    *,
+    batch_size: int,
+    num_workers: int = 0,
+    device: torch.device | str | None = None,
+    extract: Callable[[Tensor], Tensor] | None = None,
+) -> FeatureTable:
+    """Features of every image of a dataset, the same on every process; each extracts those of its part.
+
+    Args:
+        dataset: what `load_image_dataset` returns.
+        image_processor: makes `pixel_values` of images.
+        batch_size, num_workers: of each process.
+        model, device, extract: as in [`extract_feature_table`], which raises the same errors.
+    """
+    device = device or next(model.parameters()).device
+    rows = process_rows(len(dataset))
+    loader = build_eval_loader(dataset.select(rows), image_processor, batch_size=batch_size, num_workers=num_workers)
+    table = extract_feature_table(extract, model, loader, len(dataset), device, offset=rows.start)
+    return gather_feature_tables(table, device)
 
 
 def process_rows(num_rows: int) -> range:

@@ -70,7 +70,7 @@ def build_model_card(
         f"# {model_name}",
         _introduction(config, shown_dataset),
         how_to_load(repo_id or "path/to/this/folder", config),
-        _how_to_continue(repo_id or "path/to/this/folder"),
+        _how_to_continue(repo_id or "path/to/this/folder", recipe_name),
         _training(recipe_name, config_overrides, initial_weights, training_arguments),
         _results(final, best),
     ]
@@ -195,16 +195,13 @@ backbone = AutoModel.from_pretrained("{name}", subfolder="backbone")
 ```"""
 
 
-def _how_to_continue(name: str) -> str:
-    return f"""To continue pretraining with the algorithm's own heads (`pixel_values` are the views of a batch, as the algorithm takes
-them):
+def _how_to_continue(name: str, recipe_name: str | None) -> str:
+    known = recipe_name is not None and not recipe_name.endswith(".yaml")  # a file is not there for the reader
+    return f"""To continue pretraining on images of your own, with the algorithm's own neck and head:
 
-```python
-import ssl_hub
-from transformers import AutoModel
-
-model = AutoModel.from_pretrained("{name}").train()
-model(pixel_values, mode="loss").loss.backward()
+```bash
+ssl-hub pretrain --recipe {recipe_name if known else "RECIPE"} --model_name_or_path {name} \\
+  --train_dir path/to/images --output_dir out
 ```"""
 
 

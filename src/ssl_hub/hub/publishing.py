@@ -331,7 +331,10 @@ def _upload(
 def _name_in_card(text: str, repo_id: str) -> str:
     """A card with this name where it says how to load the model, in place of a folder or of an earlier repository."""
     named = re.search(r'AutoModel\.from_pretrained\("([^"\n]+)", subfolder="backbone"\)', text)
-    return text.replace(f'from_pretrained("{named[1]}"', f'from_pretrained("{repo_id}"') if named else text
+    if not named:
+        return text
+    text = text.replace(f'from_pretrained("{named[1]}"', f'from_pretrained("{repo_id}"')
+    return text.replace(f"--model_name_or_path {named[1]} ", f"--model_name_or_path {repo_id} ")
 
 
 @contextmanager

@@ -21,11 +21,11 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from ..configuration_utils import SSLConfig
 from ..data.datasets import load_image_dataset
-from ..data.loading import EpochBatchSampler, ViewDataset, build_eval_loader, collate
+from ..data.loading import EpochBatchSampler, ViewDataset, collate
 from ..data.processing import Normalize, build_image_processor
 from ..data.views import build_views
 from ..distributed import average_batchnorm_statistics, num_processes, synchronize_batchnorm
-from ..evaluation.features import extract_feature_table, gather_feature_tables, process_rows
+from ..evaluation.features import extract_dataset
 from ..lifecycle import FeatureTable, Progress
 from ..modeling_utils import SSLModel
 from .optimization import drop_frozen_gradients
@@ -180,14 +180,14 @@ class SSLCallback(TrainerCallback):
         processor = build_image_processor(config.image_size, config.image_mean, config.image_std)
 
         def features(extract: Callable[[torch.Tensor], torch.Tensor] | None = None) -> FeatureTable:
-            rows = process_rows(len(dataset))
-            loader = build_eval_loader(
-                dataset.select(rows),
+            return extract_dataset(
+                model,
+                dataset,
                 processor,
                 batch_size=args.per_device_eval_batch_size,
                 num_workers=args.dataloader_num_workers,
+                device=args.device,
+                extract=extract,
             )
-            table = extract_feature_table(extract, model, loader, len(dataset), args.device, offset=rows.start)
-            return gather_feature_tables(table, args.device)
 
         return features

@@ -11,13 +11,12 @@ from torch import nn
 from transformers import BaseImageProcessor
 
 from ..data.datasets import match_labels
-from ..data.loading import build_eval_loader
 from ..data.processing import Normalize
 from ..data.views import View
 from ..evaluation.base import Evaluator, LabelledFeatures
 from ..evaluation.evaluators import build_evaluators, check_metric
 from ..evaluation.feature_models import pixel_baseline
-from ..evaluation.features import extract_feature_table, gather_feature_tables, process_rows
+from ..evaluation.features import extract_dataset
 from ..evaluation.knn import KNNEvaluator, knn_accuracy
 from ..evaluation.view_features import choose_views, extract_view_features
 from ..lifecycle import FeatureTable
@@ -216,16 +215,15 @@ class RunEvaluation:
             extract: from `pixel_values` `(B, C, H, W)` to features `(B, D)`; the pooled ones by default.
             image_processor: by default that of the run.
         """
-        rows = process_rows(len(dataset))
-        loader = build_eval_loader(
-            dataset.select(rows),
+        return extract_dataset(
+            model,
+            dataset,
             image_processor or self.image_processor,
             batch_size=self.args.per_device_eval_batch_size,
             num_workers=self.args.dataloader_num_workers,
+            device=self.accelerator.device,
+            extract=extract,
         )
-        device = self.accelerator.device
-        table = extract_feature_table(extract, model, loader, len(dataset), device, offset=rows.start)
-        return gather_feature_tables(table, device)
 
     def _labelled_features(
         self,
