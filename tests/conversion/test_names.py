@@ -226,7 +226,7 @@ NAMES = {
     ("solo-learn", "mae"): {**at("backbone.", "", TIMM_VIT), **at("decoder.", "", MAE_DECODER)},
     ("solo-learn", "moco"): {"momentum_projector.2.weight": "teacher.neck.mlp.2.weight", "queue": ""},
     ("solo-learn", "mocov3"): {"momentum_backbone.norm.bias": "teacher.backbone.layernorm.bias"},
-    ("solo-learn", "simclr"): {"projector.2.weight": ""},
+    ("solo-learn", None): {"projector.2.weight": ""},
     ("solo-learn", "simsiam"): {"projector.6.bias projector.7.running_mean": "neck.bn2.running_mean"},
     ("solo-learn", "swav"): {"prototypes.weight_g prototypes.weight_v": "head.prototypes.weight"},
     ("lightly", "barlowtwins"): {"projection_head.layers.6.bias": "neck.fc2.bias"},

@@ -1,13 +1,17 @@
 """Foreign checkpoints and folders that are damaged, hostile or of another kind: one sentence, and nothing lost."""
 
+import argparse
 import io
 import json
+import os
 import pickle
 import runpy
 import sys
+import types
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -16,8 +20,8 @@ from transformers import AutoModelForMaskedImageModeling, BertConfig, ViTConfig,
 
 from ssl_hub import MAEConfig, MAEModel
 from ssl_hub.conversion.renaming import FUSED, Layout
-from ssl_hub.conversion.sources import load_foreign_checkpoint
-from ssl_hub.conversion.state_dicts import load_strictly
+from ssl_hub.conversion.sources import LAYOUTS, load_foreign_checkpoint, read_state_dict, recognise
+from ssl_hub.conversion.state_dicts import StandIn, load_strictly, read_checkpoint
 from ssl_hub.pretrained import load_pretrained
 from ssl_hub.training.arguments import PretrainingArguments
 from ssl_hub.training.recipes import load_recipe, parse_overrides
@@ -106,6 +110,69 @@ def test_files_that_are_no_checkpoint(name, tmp_path):
     with pytest.raises(ValueError, match=sentence) as error:
         load_foreign_checkpoint(mae(), path, "authors")
     assert str(path) in str(error.value) and "\n" not in str(error.value) and "\x1b" not in str(error.value)
+
+
+class Runs:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+class Argument(argparse.Namespace):
+    """What is allowed in a file, called with what is not."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return argparse.Namespace, (), {"path": Runs(self.path)}
+
+
+@pytest.mark.parametrize("hostile", [Runs, Argument])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_command_in_a_file_is_not_run(hostile, zipped, tmp_path):
+    run, path = tmp_path / "it-was-run", tmp_path / "checkpoint.pth"
+    checkpoint = {"model": {"cls_token": torch.zeros(1)}, "args": hostile(run)}
+    torch.save(checkpoint, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(
+        ValueError, match=r"Python objects besides its tensors \(posix.system\), which ssl_hub never unpickles"
+    ):
+        load_foreign_checkpoint(mae(), path)
+    assert not run.exists()
+    torch.load(path, weights_only=False)  # it is a command indeed
+    assert run.exists()
+
+
+def test_arguments_that_are_pickled_along(tmp_path):
+    """As in the authors' files and MMEngine's: read, without a line of their classes being run."""
+    arguments = argparse.Namespace(lr=np.float64(0.1), output_dir=Path("out"), mean=np.array([0.5, 0.5]))
+    state_dict = {key: tensor.clone() for key, tensor in mae().state_dict().items()}
+    layout = next(layout for layout in LAYOUTS if (layout.source, layout.model_type) == ("authors", "mae"))
+    torch.save({"model": layout.to_theirs(state_dict), "args": arguments, "epoch": np.int64(3)}, tmp_path / "mae.pth")
+    model = mae()
+    load_foreign_checkpoint(model, tmp_path / "mae.pth")
+    assert all(torch.equal(tensor, state_dict[name]) for name, tensor in model.state_dict().items())
+    stand_in = read_checkpoint(tmp_path / "mae.pth")["args"]
+    assert type(stand_in) is StandIn and type(stand_in.state["lr"]) is StandIn
+
+
+def test_the_memory_of_npid_in_a_module_that_was_saved_whole(tmp_path, monkeypatch):
+    for name in ("lib", "lib.NCEAverage"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    module_class = type("NCEAverage", (torch.nn.Module,), {"__module__": "lib.NCEAverage"})
+    sys.modules["lib.NCEAverage"].NCEAverage = module_class
+    module = module_class()
+    module.register_buffer("memory", torch.rand(7, 4))
+    module.register_buffer("params", torch.rand(5))
+    torch.save({"state_dict": {"module.fc.weight": torch.zeros(4, 8)}, "lemniscate": module}, tmp_path / "npid.pth")
+    state_dict = read_state_dict(tmp_path / "npid.pth")
+    assert set(state_dict) == {"module.fc.weight", "lemniscate.memory", "lemniscate.params"}
+    layout = recognise(state_dict, "authors", "npid")
+    assert torch.equal(layout.to_ours(state_dict)["memory.features"], module.memory)
 
 
 @pytest.mark.parametrize(

@@ -54,13 +54,6 @@ SOLO_LEARN = [
     Layout("solo-learn", "mocov3", _SOLO_MOMENTUM, _SOLO_DROPPED),
     Layout(
         "solo-learn",
-        "simclr",
-        _SOLO_BACKBONE,
-        {**_SOLO_DROPPED, r"projector\.[02]\.(weight|bias)": NO_BATCHNORM},
-        ("neck.",),
-    ),
-    Layout(
-        "solo-learn",
         "simsiam",
         [
             *_SOLO_BACKBONE,
@@ -81,6 +74,8 @@ SOLO_LEARN = [
         {**_SOLO_DROPPED, "queue": FILLS_ANEW},
         ("memory.",),
     ),
+    # SimCLR's as well
+    Layout("solo-learn", None, _SOLO_BACKBONE, {**_SOLO_DROPPED, r"projector\.[02]\.(weight|bias)": NO_BATCHNORM}),
 ]
 
 # lightly: the names of its benchmarks and of the examples in its documentation.

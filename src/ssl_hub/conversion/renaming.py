@@ -121,14 +121,21 @@ class Layout:
             if self.reason_to_drop(name) is None and not any(pattern.fullmatch(name) for pattern in patterns):
                 yield name
 
+    def targets(self, names: Iterable[str]) -> set[str]:
+        """Our names of what their tensors of these names become."""
+        return {
+            _filled(target, match.groups())
+            for name in names
+            if self.reason_to_drop(name) is None
+            for pattern, targets in ((_pattern(x), pair[1]) for pair in self.pairs for x in _as_tuple(pair[0]))
+            if (match := pattern.fullmatch(name))
+            for target in _as_tuple(targets)
+        }
+
     def parts(self, names: Iterable[str] | None = None) -> set[str]:
         """The modules of ours, such as `neck.mlp`, that their tensors of these names are in; by default all."""
-        found = set()
-        for pair in self.pairs:
-            patterns = [_pattern(name) for name in _as_tuple(pair[0])]
-            if names is None or any(pattern.fullmatch(name) for name in names for pattern in patterns):
-                found.add(".".join(_as_tuple(pair[1])[0].split(".")[:2]))
-        return found
+        targets = self.targets(names) if names is not None else {x for pair in self.pairs for x in _as_tuple(pair[1])}
+        return {".".join(target.split(".")[:-1][:2]) for target in targets}
 
     def to_ours(self, state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Their tensors under our names, as views of the same memory wherever that is possible.

@@ -81,21 +81,19 @@ def recognise(names: Iterable[str], source: str | None = None, model_type: str |
         raise ValueError(
             f"the closest source, {layout}, has no tensors named {name_some(left_over)} ({len(left_over)} of {len(names)})"
         )
-    parts = [(layout, layout.parts(), layout.parts(names)) for layout in fitting]
-    # Rather one of which no submodule is missing, and of such the one that fits most closely.
-    complete = [
-        (len(all_parts - found), layout)
-        for layout, all_parts, found in parts
-        if not _submodules(all_parts) - _submodules(found)
-    ]
-    if complete:
-        fewest = min(count for count, _ in complete)
-        fitting = [layout for count, layout in complete if count == fewest]
-        if model_type is not None:
-            fitting.sort(key=lambda layout: layout.model_type is None)
-            fitting = [layout for layout in fitting if layout.model_type == fitting[0].model_type]
+
+    def rank(layout: Layout) -> tuple[bool, bool, int]:
+        """The lowest is best: one of which no submodule is missing, of the algorithm, with the fewest parts missing."""
+        expected, found = layout.parts(), layout.parts(names)
+        if _submodules(expected) - _submodules(found):
+            return True, False, 0
+        return False, model_type is not None and layout.model_type is None, len(expected - found)
+
+    ranks = [rank(layout) for layout in fitting]
+    fitting = [layout for layout, each in zip(fitting, ranks, strict=True) if each == min(ranks)]
     first = fitting[0]
-    others = [layout for layout in fitting[1:] if (layout.model_type, layout.pairs) != (first.model_type, first.pairs)]
+    ours = (first.model_type, first.targets(names))
+    others = [layout for layout in fitting[1:] if (layout.model_type, layout.targets(names)) != ours]
     if others:
         raise ValueError(
             f"its names are those of {', '.join(map(str, [first, *others]))} alike: name the source, and the algorithm by "
