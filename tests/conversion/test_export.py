@@ -216,7 +216,8 @@ def test_simmim_to_transformers(backbone, fields, counterpart, tmp_path):
     ("model_type", "backbone", "fields"),
     [("mae", "vit", {"image_size": 24}), ("simclr", "cifar_resnet", {})],
 )
-def test_torch_export(model_type, backbone, fields, tmp_path):
+def test_torch_export(model_type, backbone, fields, tmp_path, monkeypatch):
+    monkeypatch.setattr("ssl_hub.modules.backbones._ANSWERS", {})  # as in a process that has just begun
     model = build(model_type, backbone, **fields)
     program = torch.export.load(export(model, "torch_export", tmp_path)).module()
     for batch in (images(model), images(model)[:1]):
@@ -332,6 +333,8 @@ def test_example(tmp_path, monkeypatch, capsys):
     model = build("mae")
     model.save_pretrained(tmp_path / "model")
     ViTModel(model.config.backbone_config).save_pretrained(tmp_path / "plain")
+    classifier = build("mae", auto_class=AutoModelForImageClassification, classifier_norm="layernorm", num_labels=3)
+    classifier.save_pretrained(tmp_path / "classifier")
 
     def run(**arguments):
         monkeypatch.setattr(
@@ -343,6 +346,8 @@ def test_example(tmp_path, monkeypatch, capsys):
     run(model_name_or_path=tmp_path / "model", to="torchvision", output=file, pooling="cls")
     assert f"the model for torchvision is {file}; its largest difference to ours is " in capsys.readouterr().out
     assert "class_token" in load_file(file)
+    run(model_name_or_path=tmp_path / "classifier", to="timm", output=tmp_path / "timm")
+    assert "head.weight" in load_file(tmp_path / "timm" / "model.safetensors")
     for arguments, message in (
         ({"to": "torchvision", "output": file}, "error: .*vit.safetensors exists already, and nothing is written over"),
         ({"to": "mmselfsup", "output": tmp_path / "x"}, r"error: .* is a file whose name ends in \.pth; got "),

@@ -531,6 +531,7 @@ class _Program(nn.Module):
 
 def _export_program(model: SSLPreTrainedModel, pixel_values: torch.Tensor) -> torch.export.ExportedProgram:
     """Of batches of any size of images of `config.image_size`."""
+    backbone_layout(model.backbone)  # asks the backbone by a forward pass, which is not to be traced
     return torch.export.export(_Program(model), (pixel_values,), dynamic_shapes=({0: torch.export.Dim("batch")},))
 
 
