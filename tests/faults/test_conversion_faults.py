@@ -340,12 +340,10 @@ def test_a_conversion_that_fails_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr("ssl_hub.conversion.sources.load_strictly", lambda *args: None)
 
     def full(*args, **kwargs):
-        folder = args[2]
-        folder.mkdir()
-        (folder / "config.json").write_text("{}")
+        (args[2] / "config.json").write_text("{}")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("ssl_hub.hub.publishing.save_for_sharing", full)
+    monkeypatch.setattr("ssl_hub.commands.convert.save_for_sharing", full)
     with pytest.raises(SystemExit, match="error: No space left"):
         run_example(monkeypatch, "convert_checkpoint.py", **arguments)
     assert list((tmp_path / "runs").iterdir()) == []

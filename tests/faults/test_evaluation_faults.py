@@ -146,9 +146,9 @@ def test_knn_takes_no_more_than_its_limit(limit, bank, tmp_path, monkeypatch):
     sizes = []
     table = RunEvaluation.feature_table
 
-    def count(self, model, dataset, extract=None):
+    def count(self, model, dataset, *args, **kwargs):
         sizes.append(len(dataset))
-        return table(self, model, dataset, extract)
+        return table(self, model, dataset, *args, **kwargs)
 
     monkeypatch.setattr(RunEvaluation, "feature_table", count)
     trainer = build_trainer(tmp_path, digits(), digits("test", 20), knn_max_samples=limit)

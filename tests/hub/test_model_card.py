@@ -74,8 +74,9 @@ def test_text_states_what_was_done():
 
 
 def test_code_blocks_are_valid_python_and_name_the_repository():
-    blocks = re.findall(r"```python\n(.*?)```", build().text, re.DOTALL)
-    assert len(blocks) == 3
+    text = build().text
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 2 and " --model_name_or_path me/toy " in text
     for block in blocks:
         compile(block, "card", "exec")
         assert 'from_pretrained("me/toy"' in block
