@@ -50,11 +50,12 @@ def load_files(path: str, split: str, streaming: bool = False) -> "datasets.Data
     else:
         files = [path] if os.path.exists(path) else sorted(glob.glob(path, recursive=True))
 
+    of_rows = [file for file in files if file.endswith(tuple(_BUILDERS))]
     for suffix, builder in _BUILDERS.items():
         shards = collections.defaultdict(list)
-        for file in map(Path, files):
-            if file.suffix == suffix and file.name not in _METADATA_FILES:
-                shards[_split_of(file)].append(os.path.join(folder, file))
+        for file in of_rows:
+            if file.endswith(suffix) and os.path.basename(file) not in _METADATA_FILES:
+                shards[_split_of(Path(file))].append(os.path.join(folder, file))
         if shards:
             check_split(split, shards, path)
             # This split alone: one builder would take the class names of one split for those of all.
@@ -62,7 +63,9 @@ def load_files(path: str, split: str, streaming: bool = False) -> "datasets.Data
 
     images = [file for file in files if _is_image(file)]
     if folder and images:
-        metadata = [file for file in files if os.path.basename(file) in _METADATA_FILES]
+        metadata = [
+            file for file in files if file.endswith(_METADATA_FILES) and os.path.basename(file) in _METADATA_FILES
+        ]
         return _load_image_folder(folder, images, split, metadata)
 
     suffixes = sorted({os.path.splitext(file)[1] or file for file in files})
@@ -111,7 +114,7 @@ def _load_rows(builder: str, path: str, files: list[str], split: str, streaming:
 
 
 def _is_image(file: str) -> bool:
-    return os.path.splitext(file)[1].lower() in _IMAGE_SUFFIXES
+    return file.lower().endswith(_IMAGE_SUFFIXES)
 
 
 def _list_files(folder: str) -> list[str]:
@@ -125,11 +128,15 @@ def _list_files(folder: str) -> list[str]:
     while pending:
         inner, seen = pending.pop()
         for entry in _entries(folder, inner):
-            path = os.path.join(inner, entry.name)
-            is_folder = os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
-            if entry.name.startswith(".") or (is_folder and entry.name.startswith("__")):  # .cache, __MACOSX
+            name = entry.name
+            path = f"{inner}{os.sep}{name}" if inner else name
+            if name.isascii() and name[0] != "." and entry.is_file(follow_symlinks=False):  # nearly every one
+                files.append(path)
                 continue
-            if not _is_utf8(entry.name):
+            is_folder = os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
+            if name.startswith(".") or (is_folder and name.startswith("__")):  # .cache, __MACOSX
+                continue
+            if not _is_utf8(name):
                 left_out["have names that are not UTF-8: rename them"].append(path)
             elif is_folder:
                 seen_here = seen if inner else set(above)
@@ -204,7 +211,8 @@ def _load_image_folder(folder: str, images: list[str], split: str, metadata: lis
     The builder that `datasets` has for it would take any class or file with a name like a split's for that split, and
     drop the others.
     """
-    top_folders = {_top_folder(image) for image in images} - {""}
+    classes = [_top_folder(image) for image in images]
+    top_folders = set(classes) - {""}
     if top_folders and top_folders <= _SPLIT_NAMES.keys():
         wanted = next((top for top in sorted(top_folders) if split in (top, _SPLIT_NAMES[top])), split)
         check_split(wanted, top_folders, folder)
@@ -213,28 +221,29 @@ def _load_image_folder(folder: str, images: list[str], split: str, metadata: lis
             [file.removeprefix(wanted + os.sep) for file in files if _top_folder(file) == wanted]
             for files in (images, metadata)
         )
+        classes = [_top_folder(image) for image in images]
     else:
         check_split(split, ("train",), folder)
 
-    paths = [os.path.join(folder, image) for image in images]
+    paths = [f"{folder}{os.sep}{image}" for image in images]
     table = pyarrow.table({"image": paths})
     features = datasets.Features(image=datasets.Value("string"))
     rows = _load_metadata(folder, metadata, split) if metadata else None
     if rows is not None:
         table, features = _join(table, rows)
-    class_names = sorted({_top_folder(image) for image in images})
+    class_names = sorted(set(classes))
     if features.keys().isdisjoint(LABEL_COLUMNS) and len(class_names) > 1:
         if "" in class_names:
-            outside = [image for image in images if not _top_folder(image)]
+            outside = [image for image, name in zip(images, classes, strict=True) if not name]
             logger.warning(
                 "%s has %d images outside of its %d class folders (%s), so none of its images has a label",
                 *(printable(folder), len(outside), len(class_names) - 1, name_some(outside)),
             )
         else:
             labels = {name: label for label, name in enumerate(class_names)}
-            table = table.append_column("label", pyarrow.array([labels[_top_folder(image)] for image in images]))
+            table = table.append_column("label", pyarrow.array([labels[name] for name in classes]))
             features["label"] = datasets.ClassLabel(names=class_names)
-    return datasets.Dataset(table.cast(features.arrow_schema)).cast(features)
+    return datasets.Dataset(table.cast(features.arrow_schema), datasets.DatasetInfo(features=features))
 
 
 def _load_metadata(folder: str, files: list[str], split: str) -> datasets.Dataset | None:
@@ -262,4 +271,5 @@ def _join(table: pyarrow.Table, rows: datasets.Dataset) -> tuple[pyarrow.Table, 
 
 
 def _top_folder(file: str) -> str:
-    return file.split(os.sep, 1)[0] if os.sep in file else ""
+    top, separator, _ = file.partition(os.sep)
+    return top if separator else ""
