@@ -323,7 +323,8 @@ def test_a_pushed_card_names_its_repository(named, shared_dir, hub, tmp_path):
     (shared_dir / "README.md").write_text(card.content + other)
     publish(shared_dir, "x")
     text = Path(HfApi().hf_hub_download("me/x", "README.md", cache_dir=tmp_path / "cache")).read_text()
-    assert text.count('from_pretrained("me/x"') == 4 and "path/to/this/folder" not in text
+    assert text.count('from_pretrained("me/x"') == 3 and "--model_name_or_path me/x " in text
+    assert "path/to/this/folder" not in text
     assert 'from_pretrained("me/earlier"' not in text and other in text
     assert (shared_dir / "README.md").read_text() == card.content + other
 

@@ -75,7 +75,7 @@ def runs(tmp_path_factory):
     whole, *killed = (tmp_path_factory.mktemp("runs") / name for name in ("whole", "0", "2"))
     processes = [start(whole, 0), *(start(folder, int(folder.name)) for folder in killed)]
     for folder, process in zip(killed, processes[1:], strict=True):
-        lines = random.randint(3, 8)  # noqa: S311
+        lines = random.randint(4, 9)  # two of step 0, so that there is a checkpoint  # noqa: S311
         metrics = folder / "metrics.jsonl"
         while not metrics.exists() or metrics.read_bytes().count(b"\n") < lines:
             assert process.poll() is None, Path(f"{folder}.log").read_text()[-3000:]
@@ -93,7 +93,7 @@ def runs(tmp_path_factory):
 def test_killed_and_resumed_equals_never_killed(runs, num_workers):
     whole, killed = runs[0], runs[1 + (num_workers == 2)]
     log = Path(f"{killed}.log").read_text()
-    assert "resuming from" in log or "beginning a new run" in log
+    assert "resuming from" in log
     assert metrics_of(killed) == metrics_of(whole)
     assert metrics_of(whole)[-1]["step"] == STEPS
     for name in ("model.safetensors", f"checkpoint-{STEPS}/model.safetensors"):

@@ -136,7 +136,7 @@ DROPPED = {
 }
 SPECIALLY_DROPPED = {"SwAV": {r"neck\.bn\..*": "the BatchNorm of neck.projection_neck.1 once more"}}
 KEPT_ELSEWHERE = {
-    "DeepCluster": ("memory.",),  # what an epoch begins with, which is made anew
+    "DeepCluster": tuple(f"memory.{name}" for name in ("centroids", "mean", "projection", "labels")),
     "SwAV": ("memory.",),  # its queue has a file of its own
 }
 LAYOUTS = [

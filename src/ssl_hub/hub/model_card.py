@@ -196,7 +196,8 @@ backbone = AutoModel.from_pretrained("{name}", subfolder="backbone")
 
 
 def _how_to_continue(name: str, recipe_name: str | None) -> str:
-    known = recipe_name is not None and not recipe_name.endswith(".yaml")  # a file is not there for the reader
+    # A file is not there for the reader, and a name may be hostile.
+    known = recipe_name is not None and re.fullmatch(r"[a-z0-9-]+", recipe_name)
     return f"""To continue pretraining on images of your own, with the algorithm's own neck and head:
 
 ```bash
