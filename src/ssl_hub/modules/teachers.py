@@ -37,13 +37,18 @@ class MomentumTeacher(nn.Module):
             for name, module in self.named_children():
                 module.load_state_dict(getattr(student, name).state_dict())
             return
-        own, others = list(self.parameters()), list(self._student_parameters(student))
+        own, others = zip(*self._pairs_with(student), strict=True)
         torch._foreach_lerp_(own, others, 1.0 - momentum)
 
-    def _student_parameters(self, student: nn.Module) -> Iterable[torch.Tensor]:
+    def _pairs_with(self, student: nn.Module) -> Iterable[tuple[nn.Parameter, torch.Tensor]]:
+        """Each parameter of the teacher, and what it follows."""
         for name, module in self.named_children():
-            for key, _ in module.named_parameters():
-                yield _adapted_parameter(getattr(student, name), key)
+            source = getattr(student, name)
+            plain = dict(source.named_parameters())
+            for key, parameter in module.named_parameters():
+                # An adapted layer has its parameters under another name, `base_layer`.
+                is_plain = key in plain and "base_layer" not in key
+                yield parameter, plain[key] if is_plain else _adapted_parameter(source, key)
 
 
 def _adapted_parameter(module: nn.Module, name: str) -> torch.Tensor:
