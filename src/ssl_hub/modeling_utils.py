@@ -224,7 +224,6 @@ class SSLModel(SSLPreTrainedModel):
             config: of the model; made around the backbone's by default, with the fields among `kwargs`.
         """
         loaded = load_backbone(name, plain_config, **options).state_dict()
-        check_finite(loaded, f"the checkpoint {name}")
         if config is None:
             own = {field.name: kwargs.pop(field.name) for field in fields(cls.config_class) if field.name in kwargs}
             config = cls.config_class(**{**fields_around_backbone(name, plain_config, **options), **own})
