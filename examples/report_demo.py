@@ -14,13 +14,14 @@ from transformers import AutoImageProcessor, AutoModel
 from transformers.utils.logging import disable_progress_bar
 
 import ssl_hub  # noqa: F401 - registers the algorithms
+from ssl_hub.commands import user_errors
 from ssl_hub.data.datasets import load_image_dataset
 from ssl_hub.data.loading import build_eval_loader
 from ssl_hub.evaluation.features import extract_features
 from ssl_hub.evaluation.knn import knn_accuracy
 from ssl_hub.evaluation.linear_probe import linear_probe_accuracy
 from ssl_hub.pretrained import load_pretrained
-from ssl_hub.printing import printable_lines, set_up_logging
+from ssl_hub.printing import set_up_logging
 
 
 def main(folder: Path):
@@ -67,7 +68,5 @@ def print_row(name: str, splits: list[tuple[torch.Tensor, torch.Tensor]]) -> Non
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit(__doc__)
-    try:
+    with user_errors():
         main(Path(sys.argv[1]))
-    except (ValueError, OSError) as error:  # user errors
-        sys.exit(f"error: {printable_lines(error)}")

@@ -8,12 +8,11 @@ BEiT, DINOv2, but not ViT. Without `--dataset_dir` the images are coloured recta
 `DetrConfig` its defaults.
 """
 
-import sys
-
 import torch
 from transformers import DetrConfig, DetrForObjectDetection, HfArgumentParser
 
-from ssl_hub.printing import printable_lines, set_up_logging
+from ssl_hub.commands import user_errors
+from ssl_hub.printing import set_up_logging
 from ssl_hub.transfer import TransferArguments, load_backbone_and_rows, train
 
 
@@ -60,8 +59,5 @@ def to_labels(row: dict, num_labels: int) -> dict:
 
 
 if __name__ == "__main__":
-    try:
+    with user_errors():
         main()
-    # User errors: a traceback would bury what the message says. Anything else is a bug and keeps its own.
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {printable_lines(error)}")

@@ -7,14 +7,13 @@ BEiT, DINOv2, but not ViT. Without `--dataset_dir` the images are coloured recta
 `annotation`, an image of classes: 0 is the background, 255 is left out of the loss.
 """
 
-import sys
-
 import numpy as np
 import torch
 from PIL import Image
 from transformers import HfArgumentParser, UperNetConfig, UperNetForSemanticSegmentation
 
-from ssl_hub.printing import printable_lines, set_up_logging
+from ssl_hub.commands import user_errors
+from ssl_hub.printing import set_up_logging
 from ssl_hub.transfer import TransferArguments, load_backbone_and_rows, train
 
 
@@ -48,8 +47,5 @@ def to_labels(annotation: Image.Image, size: int, num_labels: int) -> torch.Tens
 
 
 if __name__ == "__main__":
-    try:
+    with user_errors():
         main()
-    # User errors: a traceback would bury what the message says. Anything else is a bug and keeps its own.
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {printable_lines(error)}")

@@ -1,9 +1,13 @@
 """The commands of `ssl-hub`: a module each, with `main(args)`. The scripts in examples/ call them too."""
 
+import argparse
 import importlib
 import signal
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
+from textwrap import indent
 from typing import Any
 
 from .. import __version__
@@ -41,13 +45,20 @@ def main(args: list[str] | None = None) -> None:
 
 
 def run_command(name: str, args: list[str] | None = None) -> None:
-    """Runs a command; user errors end it with one line, as a traceback would bury what the message says.
+    """Runs a command, see [`user_errors`].
 
     Args:
         args: the words after the command's name; by default those of the process.
     """
-    try:
+    with user_errors():
         importlib.import_module(f".{name}", __name__).main(sys.argv[1:] if args is None else args)
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Ends the process with one line for a user error, as a traceback would bury what it says; a bug keeps its own."""
+    try:
+        yield
     except KeyboardInterrupt:  # outside the training loop, which saves a checkpoint first
         print("interrupted", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
@@ -56,7 +67,7 @@ def run_command(name: str, args: list[str] | None = None) -> None:
         from ..training.run_log import NonFiniteLossError
 
         if not isinstance(error, (ValueError, OSError, PublishError, NonFiniteLossError)):
-            raise  # a bug, which keeps its traceback
+            raise
         sys.exit(f"error: {printable_lines(error)}")
 
 
@@ -70,10 +81,26 @@ def parse(command: str, argument_class: type, args: list[str]) -> Any:
     return parser.parse_args_into_dataclasses(args)[0]
 
 
+def parse_words(command: str, args: list[str]) -> list[str]:
+    """The words after a command that lists what has all of them, in small letters."""
+    parser = argparse.ArgumentParser(prog=f"ssl-hub {command}", description=COMMANDS[command], allow_abbrev=False)
+    parser.add_argument("words", nargs="*", help=f"Show the {command} that have all of them.")
+    return [word.lower() for word in parser.parse_args(args).words]
+
+
+def having(words: list[str], rows: Mapping[str, str]) -> dict[str, str]:
+    """The rows, texts by their names, that have all of the words."""
+    return {name: text for name, text in rows.items() if all(word in f"{name} {text}".lower() for word in words)}
+
+
+def table(rows: Mapping[str, str]) -> str:
+    """Texts in a column behind their names."""
+    width = max(map(len, rows))
+    return "\n".join(f"{name:{width}}  {text}" for name, text in rows.items())
+
+
 def _help() -> str:
-    width = max(map(len, COMMANDS))
-    commands = "\n".join(f"  {name:{width}}  {summary}" for name, summary in COMMANDS.items())
     return (
-        f"usage: ssl-hub COMMAND ...\n\n{commands}\n\n`ssl-hub COMMAND --help` lists a command's arguments. On several "
+        f"usage: ssl-hub COMMAND ...\n\n{indent(table(COMMANDS), '  ')}\n\n`ssl-hub COMMAND --help` lists a command's arguments. On several "
         "devices: accelerate launch -m ssl_hub COMMAND ..."
     )

@@ -4,34 +4,26 @@ ssl-hub recipes
 ssl-hub recipes moco resnet50
 """
 
-import argparse
+from textwrap import indent
 
 from ..classification.arguments import PROTOCOLS_PACKAGE, list_protocols
 from ..training.recipes import RECIPES_PACKAGE, list_recipes, load_recipe, recipe_summary
-from . import COMMANDS
+from . import having, parse_words, table
 
 
 def main(args: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="ssl-hub recipes", description=COMMANDS["recipes"], allow_abbrev=False)
-    parser.add_argument("words", nargs="*", help="Show the recipes that have all of them.")
-    words = [word.lower() for word in parser.parse_args(args).words]
+    words = parse_words("recipes", args)
     sections = {
         "ssl-hub pretrain --recipe": {name: describe(name) for name in list_recipes()},
         "ssl-hub probe --augment --recipe, ssl-hub finetune --recipe": {
             name: recipe_summary(name, PROTOCOLS_PACKAGE) for name in list_protocols()
         },
     }
-    found = False
-    for title, recipes in sections.items():
-        chosen = {
-            name: text for name, text in recipes.items() if all(word in f"{name} {text}".lower() for word in words)
-        }
-        if chosen:
-            width = max(map(len, chosen))
-            print(f"\n{title}", *(f"  {name:{width}}  {text}" for name, text in chosen.items()), sep="\n")
-        found = found or bool(chosen)
-    if not found:
+    chosen = {title: found for title, recipes in sections.items() if (found := having(words, recipes))}
+    if not chosen:
         raise ValueError(f"no recipe has {' and '.join(words)}; `ssl-hub recipes` lists them all")
+    for title, recipes in chosen.items():
+        print(f"\n{title}\n{indent(table(recipes), '  ')}")
 
 
 def describe(name: str) -> str:
