@@ -1,4 +1,8 @@
-"""Names of backbones in other code, in pairs with transformers'."""
+"""Names of backbones in other code, in pairs with transformers', and what makes up their twins in timm."""
+
+from typing import Any
+
+from transformers import PreTrainedConfig
 
 from .renaming import FUSED, PATCH_MERGING, Layout, Pair, under
 
@@ -184,3 +188,39 @@ LAYOUTS = [
         for table in ([*RESNET, *MMCLS_VIT], MMCLS_SWIN)
     ),
 ]
+
+
+def timm_arguments(config: PreTrainedConfig) -> dict[str, Any]:
+    """What timm makes its ResNet, ViT, BEiT or Swin with, of the configuration of transformers' one.
+
+    The sizes of the images are left to the caller.
+    """
+    if config.model_type == "resnet":
+        expansion = 1 if config.layer_type == "basic" else 4
+        return {"layers": list(config.depths), "channels": [size // expansion for size in config.hidden_sizes]}
+    if config.model_type == "swin":
+        return {
+            "patch_size": config.patch_size,
+            "embed_dim": config.embed_dim,
+            "depths": list(config.depths),
+            "num_heads": list(config.num_heads),
+            "window_size": config.window_size,
+            "mlp_ratio": config.mlp_ratio,
+            "qkv_bias": config.qkv_bias,
+        }
+    arguments = {
+        "patch_size": config.patch_size,
+        "embed_dim": config.hidden_size,
+        "depth": config.num_hidden_layers,
+        "num_heads": config.num_attention_heads,
+        "mlp_ratio": config.intermediate_size / config.hidden_size,
+    }
+    if config.model_type == "vit":
+        return {**arguments, "qkv_bias": config.qkv_bias}
+    return {
+        **arguments,
+        "init_values": config.layer_scale_init_value or None,
+        "use_abs_pos_emb": config.use_absolute_position_embeddings,
+        "use_rel_pos_bias": config.use_relative_position_bias,
+        "use_shared_rel_pos_bias": config.use_shared_relative_position_bias,
+    }

@@ -34,7 +34,7 @@ from ..modules.backbones import backbone_layout, describe, run_backbone
 from ..modules.position_embeddings import resize_position_table
 from ..pretrained import load_pretrained
 from ..printing import name_some
-from .backbones import RESNET, TIMM_BEIT, TIMM_SWIN, TIMM_VIT, TORCHVISION_VIT
+from .backbones import RESNET, TIMM_BEIT, TIMM_SWIN, TIMM_VIT, TORCHVISION_VIT, timm_arguments
 from .mmselfsup import RESNET_DEPTHS
 from .renaming import Layout, Pair
 from .sources import layouts_of, load_foreign_checkpoint, to_theirs
@@ -212,8 +212,8 @@ def _classifier_tensors(model: SSLForImageClassification, name: str, norm_name: 
     return tensors
 
 
-def _resnet_arguments(config: PreTrainedConfig, library: str) -> dict:
-    """Checks that a ResNet is one of torchvision's kind, and says what makes it up."""
+def _check_resnet(config: PreTrainedConfig, library: str) -> None:
+    """Raises `ValueError` unless a ResNet is one of torchvision's kind."""
     _check_fields(
         config,
         library,
@@ -222,7 +222,6 @@ def _resnet_arguments(config: PreTrainedConfig, library: str) -> dict:
         downsample_in_first_stage=False,
         downsample_in_bottleneck=False,
     )
-    return {"layers": list(config.depths)}
 
 
 def _resnet_name(config: PreTrainedConfig) -> str:
@@ -233,27 +232,15 @@ def _resnet_name(config: PreTrainedConfig) -> str:
 
 def _timm_resnet(model: SSLPreTrainedModel):
     config = model.backbone.config
-    expansion = 1 if config.layer_type == "basic" else 4
-    channels = [size // expansion for size in config.hidden_sizes]
-    return _resnet_name(config), {**_resnet_arguments(config, "timm"), "channels": channels}, RESNET
-
-
-def _timm_transformer_arguments(config: PreTrainedConfig) -> dict:
-    _check_fields(config, "timm", hidden_act="gelu", layer_norm_eps=1e-6)
-    return {
-        "patch_size": config.patch_size,
-        "embed_dim": config.hidden_size,
-        "depth": config.num_hidden_layers,
-        "num_heads": config.num_attention_heads,
-        "mlp_ratio": config.intermediate_size / config.hidden_size,
-    }
+    _check_resnet(config, "timm")
+    return _resnet_name(config), timm_arguments(config), RESNET
 
 
 def _timm_vit(model: SSLPreTrainedModel):
     config = model.backbone.config
+    _check_fields(config, "timm", hidden_act="gelu", layer_norm_eps=1e-6)
     arguments = {
-        **_timm_transformer_arguments(config),
-        "qkv_bias": config.qkv_bias,
+        **timm_arguments(config),
         "global_pool": "avg" if model.config.pooling == "mean" else "token",
         # after the mean instead of before it
         "fc_norm": _has_norm_after_mean(model),
@@ -269,14 +256,8 @@ def _timm_beit(model: SSLPreTrainedModel):
         _check_pooling(model, "timm")
     if config.use_relative_position_bias or config.use_shared_relative_position_bias:
         _check_fields(config, "timm", image_size=model.config.image_size)
-    arguments = {
-        **_timm_transformer_arguments(config),
-        "global_pool": "avg" if norm_after_mean else "token",
-        "init_values": config.layer_scale_init_value or None,
-        "use_abs_pos_emb": config.use_absolute_position_embeddings,
-        "use_rel_pos_bias": config.use_relative_position_bias,
-        "use_shared_rel_pos_bias": config.use_shared_relative_position_bias,
-    }
+    _check_fields(config, "timm", hidden_act="gelu", layer_norm_eps=1e-6)
+    arguments = {**timm_arguments(config), "global_pool": "avg" if norm_after_mean else "token"}
     return f"beit_{'large' if config.hidden_size == 1024 else 'base'}_patch16_224", arguments, TIMM_BEIT
 
 
@@ -285,17 +266,8 @@ def _timm_swin(model: SSLPreTrainedModel):
     _check_fields(config, "timm", hidden_act="gelu", layer_norm_eps=1e-5, use_absolute_embeddings=False)
     if hasattr(model.config, "pad_small_maps"):  # timm shifts the windows before it pads, not after it
         _check_fields(model.config, "timm", pad_small_maps=False)
-    arguments = {
-        "patch_size": config.patch_size,
-        "embed_dim": config.embed_dim,
-        "depths": list(config.depths),
-        "num_heads": list(config.num_heads),
-        "window_size": config.window_size,
-        "mlp_ratio": config.mlp_ratio,
-        "qkv_bias": config.qkv_bias,
-    }
     names = {128: "base", 192: "large"}
-    return f"swin_{names.get(config.embed_dim, 'tiny')}_patch4_window7_224", arguments, TIMM_SWIN
+    return f"swin_{names.get(config.embed_dim, 'tiny')}_patch4_window7_224", timm_arguments(config), TIMM_SWIN
 
 
 def _timm_wrapper(model: SSLPreTrainedModel):
@@ -394,11 +366,11 @@ def _torchvision_model(model: SSLPreTrainedModel) -> tuple[nn.Module, list[Pair]
 
     config = model.backbone.config
     if config.model_type == "resnet":
-        arguments = _resnet_arguments(config, "torchvision")
+        _check_resnet(config, "torchvision")
         block = BasicBlock if config.layer_type == "basic" else Bottleneck
         widths = [width * block.expansion for width in (64, 128, 256, 512)]
         _check_fields(config, "torchvision", num_channels=3, hidden_sizes=widths)
-        return ResNet(block, num_classes=model.config.num_labels, **arguments), RESNET, "fc"
+        return ResNet(block, list(config.depths), num_classes=model.config.num_labels), RESNET, "fc"
     if config.model_type == "vit":
         _check_fields(config, "torchvision", num_channels=3, hidden_act="gelu", layer_norm_eps=1e-6, qkv_bias=True)
         _check_pooling(model, "torchvision")

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from transformers import PreTrainedConfig
 
 from ..modeling_utils import SSLModel
 from . import transformers_models
+from .backbones import timm_arguments
 from .renaming import Layout
 
 TOLERANCE = 1e-5
@@ -85,38 +87,21 @@ def _timm_features(
     return network.forward_features
 
 
-def _timm_network(config, image_size: int) -> nn.Module | None:
+def _timm_network(config: PreTrainedConfig, image_size: int) -> nn.Module | None:
     from timm.models.beit import Beit
     from timm.models.resnet import BasicBlock, Bottleneck, ResNet
     from timm.models.swin_transformer import SwinTransformer
     from timm.models.vision_transformer import VisionTransformer
 
+    arguments = {**timm_arguments(config), "in_chans": config.num_channels, "num_classes": 0}
     if config.model_type == "resnet":
-        block = BasicBlock if config.layer_type == "basic" else Bottleneck
         if config.embedding_size != 64:  # which is fixed in timm
             return None
-        channels = [size // block.expansion for size in config.hidden_sizes]
-        return ResNet(block, config.depths, in_chans=config.num_channels, channels=channels, num_classes=0)
-    sizes = {"img_size": image_size, "patch_size": config.patch_size, "in_chans": config.num_channels, "num_classes": 0}
+        return ResNet(BasicBlock if config.layer_type == "basic" else Bottleneck, **arguments)
+    arguments["img_size"] = image_size
     if config.model_type == "swin":
-        return SwinTransformer(
-            **sizes,
-            embed_dim=config.embed_dim,
-            depths=config.depths,
-            num_heads=config.num_heads,
-            window_size=config.window_size,
-            mlp_ratio=config.mlp_ratio,
-        )
-    sizes |= {
-        "embed_dim": config.hidden_size,
-        "depth": config.num_hidden_layers,
-        "num_heads": config.num_attention_heads,
-        "mlp_ratio": config.intermediate_size / config.hidden_size,
-        "global_pool": "token",
-    }
-    if config.model_type == "beit":
-        return Beit(**sizes, init_values=config.layer_scale_init_value, use_abs_pos_emb=True)
-    return VisionTransformer(**sizes, qkv_bias=config.qkv_bias)
+        return SwinTransformer(**arguments)
+    return (Beit if config.model_type == "beit" else VisionTransformer)(**arguments, global_pool="token")
 
 
 def _transformers_features(path: str | Path) -> Callable[[torch.Tensor], torch.Tensor]:
