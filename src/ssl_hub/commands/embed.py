@@ -16,7 +16,6 @@ from accelerate import Accelerator
 from datasets import disable_progress_bars
 from transformers.utils.logging import disable_progress_bar
 
-from ..data.datasets import load_image_dataset
 from ..data.images import decode_image
 from ..evaluation.embeddings import (
     DTYPES,
@@ -27,42 +26,26 @@ from ..evaluation.embeddings import (
     readable_rows,
 )
 from ..evaluation.feature_models import load_feature_model
-from ..field_types import NonNegativeInt, PositiveInt, check_fields
+from ..field_types import PositiveInt
 from ..printing import name_some, printable, set_up_logging
 from ..visualization.embeddings import plot_neighbors
 from ..visualization.model_pictures import RowImages
 from . import parse
+from .arguments import FeatureArguments
 
 
-@dataclass
-class ExtractionArguments:
-    model_name_or_path: str = field(
-        metadata={"help": "A folder or Hub id of one of our models, or of any of transformers or timm."}
-    )
-    dataset_name: str = field(metadata={"help": "A folder of images, 'digits', or any dataset that pretraining takes."})
+@dataclass(kw_only=True)
+class ExtractionArguments(FeatureArguments):
     output_dir: str = field(metadata={"help": "The folder of the features."})
-    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of a dataset on the Hub."})
     split: str = field(default="train", metadata={"help": "The dataset's split."})
-    image_column_name: str | None = field(default=None, metadata={"help": "Found by its type when not given."})
-    label_column_name: str | None = field(default=None, metadata={"help": "Found by its type when not given."})
-    pooling: str | None = field(
-        default=None,
-        metadata={"help": "Of a ViT: the class token or the mean of the patches.", "choices": ["cls", "mean"]},
-    )
     dtype: str = field(default="float32", metadata={"help": "What the features are stored as.", "choices": DTYPES})
     patch_tokens: bool = field(default=False, metadata={"help": "Store the features of every patch besides."})
     per_device_batch_size: PositiveInt = field(default=64, metadata={"help": "Images a process and forward pass."})
-    dataloader_num_workers: NonNegativeInt = field(
-        default=0, metadata={"help": "Processes that decode, for each that embeds."}
-    )
     rows_per_shard: PositiveInt = field(default=4096, metadata={"help": "Images after which what is done is kept."})
     save_index: bool = field(default=False, metadata={"help": "Keep the faiss index, as output_dir.faiss."})
     neighbors: str | None = field(default=None, metadata={"help": "An image file whose nearest neighbours to show."})
     num_neighbors: PositiveInt = field(default=8, metadata={"help": "How many of them."})
     neighbors_file: str = field(default="neighbors.png", metadata={"help": "Where their picture goes."})
-
-    def __post_init__(self):
-        check_fields(self, "--")
 
 
 def main(args: list[str]) -> None:
@@ -73,13 +56,7 @@ def main(args: list[str]) -> None:
     accelerator = Accelerator()
     # What is cheap to find out comes before the extraction.
     query = None if args.neighbors is None else decode_image({"bytes": None, "path": args.neighbors})
-    dataset = load_image_dataset(
-        args.dataset_name,
-        args.split,
-        config_name=args.dataset_config_name,
-        image_column=args.image_column_name,
-        label_column=args.label_column_name,
-    )
+    dataset = args.load_split(args.split)
     if query is not None and not 1 <= args.num_neighbors <= len(dataset):
         raise ValueError(
             f"--num_neighbors must be from 1 to {len(dataset)}, the images there are; got {args.num_neighbors}"

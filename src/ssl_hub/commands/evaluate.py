@@ -24,7 +24,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 from transformers import BaseImageProcessor
 from transformers.utils.logging import disable_progress_bar
 
-from ..data.datasets import load_image_dataset, match_labels
+from ..data.datasets import match_labels
 from ..data.views import build_views
 from ..evaluation.base import LabelledFeatures
 from ..evaluation.embeddings import extract_embeddings, readable_rows
@@ -32,7 +32,7 @@ from ..evaluation.evaluators import METRICS, Evaluator, build_evaluators, descri
 from ..evaluation.feature_models import load_feature_model, pixel_baseline, untrained_model
 from ..evaluation.knn import KNNEvaluator, knn_classify
 from ..evaluation.view_features import extract_view_features
-from ..field_types import NonNegativeInt, PositiveInt, check_fields
+from ..field_types import PositiveInt
 from ..hub.evaluation_report import EvaluationReport, ModelReport
 from ..hub.model_card import add_eval_results, build_eval_results
 from ..modeling_utils import SSLModel
@@ -47,6 +47,7 @@ from ..visualization.model_pictures import (
 )
 from ..visualization.results import plot_comparison, plot_confusion_matrix
 from . import parse
+from .arguments import FeatureArguments
 
 BASELINES = ("pixels", "untrained")
 
@@ -68,12 +69,11 @@ VIEW = {
 MIN_RANKED_MODELS = 5
 
 
-@dataclass
-class EvaluationArguments:
+@dataclass(kw_only=True)
+class EvaluationArguments(FeatureArguments):
     model_name_or_path: list[str] = field(
         metadata={"help": "Folders or Hub ids of our models, or of any of transformers or timm."}
     )
-    dataset_name: str = field(metadata={"help": "A folder of images, 'digits', or any dataset that pretraining takes."})
     output_dir: str = field(default="evaluation", metadata={"help": "Where the report goes."})
     protocols: str = field(
         default="knn,linear,clustering,label_free",
@@ -82,25 +82,16 @@ class EvaluationArguments:
     baselines: str = field(
         default="pixels", metadata={"help": f"What to compare with, by comma, of {', '.join(BASELINES)}; or none."}
     )
-    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of a dataset on the Hub."})
     train_split: str = field(default="train", metadata={"help": "Split that the protocols train on."})
     eval_split: str = field(default="test", metadata={"help": "Split that they are evaluated on."})
-    image_column_name: str | None = field(default=None, metadata={"help": "Found by its type when not given."})
     label_column_name: str | None = field(
         default=None, metadata={"help": "Found by its type when not given; for the SVMs also lists of classes."}
     )
-    pooling: str | None = field(
-        default=None,
-        metadata={"help": "Of a ViT: the class token or the mean of the patches.", "choices": ["cls", "mean"]},
-    )
     map_method: str = field(default="tsne", metadata={"help": "Of the map of images.", "choices": ["tsne", "umap"]})
     per_device_eval_batch_size: PositiveInt = field(default=64, metadata={"help": "Images a process and forward pass."})
-    dataloader_num_workers: NonNegativeInt = field(
-        default=0, metadata={"help": "Processes that decode, for each that embeds."}
-    )
 
     def __post_init__(self):
-        check_fields(self, "--")
+        super().__post_init__()
         check_map_method(self.map_method)
 
 
@@ -127,7 +118,9 @@ def main(args: list[str]) -> None:
     datasets.disable_progress_bars()
     baselines = parse_baselines(args.baselines)
     check_names([*args.model_name_or_path, *baselines])
-    train_dataset, test_dataset = (load_split(args, split) for split in (args.train_split, args.eval_split))
+    train_dataset, test_dataset = (
+        args.load_split(split, several_labels=True) for split in (args.train_split, args.eval_split)
+    )
     test_dataset = match_labels(test_dataset, train_dataset)
     train_labels, test_labels = read_labels(train_dataset, test_dataset)
     train = Split(args.train_split, train_dataset, train_labels)
@@ -217,17 +210,6 @@ def parse_protocols(text: str) -> list[dict]:
 def describe_protocol(evaluator: Evaluator) -> str:
     text = ", ".join(f"{name} {value}" for name, value in asdict(evaluator).items() if value is not None)
     return evaluator.type + (f" ({text})" if text else "")
-
-
-def load_split(args: EvaluationArguments, split: str) -> datasets.Dataset:
-    return load_image_dataset(
-        args.dataset_name,
-        split,
-        config_name=args.dataset_config_name,
-        image_column=args.image_column_name,
-        label_column=args.label_column_name,
-        several_labels=True,
-    )
 
 
 def read_labels(*splits: datasets.Dataset) -> list[Tensor | None]:

@@ -12,52 +12,32 @@ import torch
 from accelerate import Accelerator
 from transformers.utils.logging import disable_progress_bar
 
-from ..data.datasets import load_image_dataset, match_labels
+from ..data.datasets import match_labels
 from ..evaluation.feature_models import load_feature_model
 from ..evaluation.features import extract_dataset
 from ..evaluation.knn import knn_accuracies
-from ..field_types import NonNegativeInt, PositiveInt, check_fields
+from ..field_types import PositiveInt
 from ..printing import printable, set_up_logging
 from . import parse
+from .arguments import FeatureArguments
 
 
-@dataclass
-class KNNArguments:
-    model_name_or_path: str = field(
-        metadata={"help": "A folder or Hub id of one of our models, or of any of transformers or timm."}
-    )
-    dataset_name: str = field(metadata={"help": "A folder of images, 'digits', or any dataset that pretraining takes."})
-    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of a dataset on the Hub."})
+@dataclass(kw_only=True)
+class KNNArguments(FeatureArguments):
     train_split: str = field(default="train", metadata={"help": "Split with the neighbours."})
     eval_split: str = field(default="test", metadata={"help": "Split that is classified."})
-    label_column_name: str | None = field(default=None, metadata={"help": "Found by its type when not given."})
-    pooling: str | None = field(
-        default=None,
-        metadata={"help": "Of a ViT: the class token or the mean of the patches.", "choices": ["cls", "mean"]},
-    )
     k: list[int] = field(default_factory=lambda: [20], metadata={"help": "Numbers of neighbours."})
     temperature: list[float] = field(
         default_factory=lambda: [0.07], metadata={"help": "The smaller, the more the nearest ones count."}
     )
     per_device_batch_size: PositiveInt = field(default=64, metadata={"help": "Images a process and forward pass."})
-    dataloader_num_workers: NonNegativeInt = field(
-        default=0, metadata={"help": "Processes that decode, for each that extracts."}
-    )
-
-    def __post_init__(self):
-        check_fields(self, "--")
 
 
 def main(args: list[str]) -> None:
     args = parse("knn", KNNArguments, args)
     set_up_logging()
     disable_progress_bar()
-    train, test = (
-        load_image_dataset(
-            args.dataset_name, split, config_name=args.dataset_config_name, label_column=args.label_column_name
-        )
-        for split in (args.train_split, args.eval_split)
-    )
+    train, test = (args.load_split(split) for split in (args.train_split, args.eval_split))
     test = match_labels(test, train)
     for split, dataset in ((args.train_split, train), (args.eval_split, test)):
         if "label" not in dataset.column_names:
