@@ -314,6 +314,14 @@ def test_a_dataset_in_memory():
         load_image_dataset(datasets.DatasetDict(train=dataset), "test")
 
 
+def test_a_dataset_in_memory_that_looks_like_a_prepared_one():
+    names = datasets.Dataset.from_dict({"image": [png(1), png(2)], "label": ["odd", "even"]})
+    names = names.cast_column("image", datasets.Image(decode=False))
+    assert load_image_dataset(names)["label"][:] == [1, 0]
+    streamed = load_image_dataset(load_image_dataset(names), streaming=True)
+    assert isinstance(streamed, datasets.IterableDataset) and reds(streamed) == [1, 2]
+
+
 def test_labels_of_selected_rows():
     """A negative label of a row that was left out is nobody's."""
     dataset = datasets.Dataset.from_dict({"image": [png(1), png(2), png(3)], "label": [-1, 4, 5]})

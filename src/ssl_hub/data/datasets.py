@@ -75,20 +75,22 @@ def load_image_dataset(
         name, remote, dataset = "the dataset", is_remote(source), source
         if isinstance(source, dict):
             dataset = _load_parts(partial(_split_of, source, name), split)
-        if _is_prepared(dataset):
-            return dataset
-    dataset = _select_columns(dataset, name, image_column, label_column, several_labels, remote)
-    if isinstance(dataset, datasets.Dataset) and "label" in dataset.column_names:
-        dataset = _check_labels(dataset, name, label_column)
-    _check_readable(dataset, name)
+    if isinstance(source, str | os.PathLike) or not _is_prepared(dataset):
+        dataset = _select_columns(dataset, name, image_column, label_column, several_labels, remote)
+        if isinstance(dataset, datasets.Dataset) and "label" in dataset.column_names:
+            dataset = _check_labels(dataset, name, label_column)
+        _check_readable(dataset, name)
     if streaming and isinstance(dataset, datasets.Dataset):
         dataset = dataset.to_iterable_dataset()
     return dataset
 
 
 def _is_prepared(dataset) -> bool:
-    feature = (dataset.features or {}).get("image")
-    return isinstance(feature, datasets.Image) and not feature.decode and set(dataset.features) <= {"image", "label"}
+    """Whether a dataset is as `load_image_dataset` returns it; a stream would have to be begun to look once more."""
+    features = dict(dataset.features or {})
+    image, label = features.pop("image", None), features.pop("label", datasets.Value("int64"))
+    is_encoded = isinstance(image, datasets.Image) and not image.decode
+    return is_encoded and not features and (_holds_numbers(label) or _holds_lists(label))
 
 
 def _load_by_name(source: str | os.PathLike, split: str, config_name: str | None, streaming: bool):
