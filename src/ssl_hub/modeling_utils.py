@@ -145,9 +145,13 @@ def _input_names(method: Callable) -> tuple[str, ...] | None:
     return tuple(parameter.name for parameter in parameters)
 
 
-def _plain_config(name, options: dict) -> PreTrainedConfig | None:
-    """The configuration of a checkpoint that is a plain backbone; None for one of our models, or where there is none."""
-    if name is None:
+def _plain_config(name, given: PreTrainedConfig | None, options: dict) -> PreTrainedConfig | None:
+    """The configuration of a checkpoint that is a plain backbone; None for one of our models, or where there is none.
+
+    Args:
+        given: as `config`; where an Auto class has read it from the checkpoint it says what that is.
+    """
+    if name is None or (isinstance(given, SSLConfig) and given.name_or_path == str(name)):
         return None
     try:
         config = read_config(name, **options)
@@ -204,7 +208,7 @@ class SSLModel(SSLPreTrainedModel):
             ValueError: the weights hold NaN or infinity, or the backbone does not fit the algorithm.
         """
         name, options = pretrained_model_name_or_path, {key: kwargs[key] for key in _HUB_OPTIONS if key in kwargs}
-        plain_config = _plain_config(name, options)
+        plain_config = _plain_config(name, kwargs.get("config"), options)
         if plain_config is None:
             model, info = super().from_pretrained(name, *args, output_loading_info=True, **kwargs)
         else:
