@@ -4,9 +4,7 @@
     python examples/extract_features.py --model_name_or_path demo --dataset_name digits --output_dir features \
         --neighbors image.png
 
-The model is one of ours, or any of transformers or timm. The folder is read by `datasets.load_from_disk` and has the
-columns file_name, index, label, readable and embedding. An extraction that was stopped resumes when it is started again;
-one that is complete is not repeated.
+`--help` lists the arguments; `src/ssl_hub/commands/embed.py` says what it does and writes.
 """
 
 from ssl_hub.commands import run_command

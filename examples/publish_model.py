@@ -3,9 +3,7 @@
     python examples/publish_model.py mae-vit-base \
         --checkpoint mae_vit-base-p16_8xb512-fp16-coslr-1600e_in1k_20220825-f7569ca2.pth
 
-`ssl_hub.list_models()` says which models there are, and where the file of each is from. Every tensor must find its place,
-and every place its tensor; features are compared with those of timm's model of the file, where timm has it under its
-names. What is pushed is kept in --output_dir; a push that fails says how to push it later.
+`--help` lists the arguments; `src/ssl_hub/commands/publish.py` says what it does and writes.
 """
 
 from ssl_hub.commands import run_command

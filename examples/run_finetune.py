@@ -5,8 +5,7 @@
     accelerate launch examples/run_finetune.py --model_name_or_path timm/resnet50.a1_in1k --train_dir my_images/train \
       --validation_dir my_images/val --base_learning_rate 0.1 --optimizer sgd --output_dir finetuned
 
-The model is one of ssl_hub, of transformers or of timm. All arguments of transformers' `TrainingArguments` are there:
-`--help` lists them. `output_dir` gets a model that `AutoModelForImageClassification` loads, and `all_results.json`.
+`--help` lists the arguments; `src/ssl_hub/commands/finetune.py` says what it does and writes.
 """
 
 from ssl_hub.commands import run_command

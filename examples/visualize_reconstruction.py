@@ -2,8 +2,7 @@
 
     python examples/visualize_reconstruction.py --model_name_or_path demo --dataset_name digits --split test
 
-The picture has a column for each image, and the rows: the original, what the model sees of it, what it predicts, and
-the same with the visible patches of the original.
+`--help` lists the arguments; `src/ssl_hub/commands/reconstruct.py` says what it does and writes.
 """
 
 from ssl_hub.commands import run_command

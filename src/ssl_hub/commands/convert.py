@@ -4,7 +4,8 @@
         --recipe mae-vit-base-1600e --output_dir mae-vit-base
 
 Every tensor must find its place, and every place its tensor, but for a file of a backbone alone, or with --encoder_only.
-A `.pth` file is read without unpickling objects.
+--verify compares features with those of timm's or transformers' own model of the file. A `.pth` file is read without
+unpickling objects.
 """
 
 from dataclasses import dataclass, field

@@ -10,7 +10,7 @@ same time. The best one on a held-out part of the training set is tested, once. 
       --recipe linear-resnet50-sgd-100e --dataset_name imagenet-1k --eval_split validation --output_dir probe
 
 With `--augment` the classifier is trained on augmented images as published, by one of the `linear-*` recipes or by
-your own arguments, which are those of `run_finetune.py`.
+your own arguments, which are those of `finetune`.
 """
 
 import argparse

@@ -76,14 +76,13 @@ class Evaluator:
     # What `evaluate` gets of the evaluation set: features `(N, D)`; features `(N, V, D)` of V views of each of N images,
     # the evaluator's `num_views` and `num_images`; or the class scores `(N, C)` that a run's online probe gives.
     input: ClassVar[Literal["features", "views", "scores"]] = "features"
+    # Whether the labels may be targets, of images that show several classes.
+    takes_several_labels: ClassVar[bool] = False
 
     @property
     def needs_train_labels(self) -> bool:
         """Whether something that is trained on the training images and their labels is evaluated."""
         return self.needs_labels and (self.needs_train_features or self.input == "scores")
-
-    # Whether the labels may be targets, of images that show several classes.
-    takes_several_labels: ClassVar[bool] = False
 
     @property
     def max_train_samples(self) -> int | None:
