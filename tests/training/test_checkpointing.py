@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Event
 
 import pytest
 import torch
@@ -172,6 +173,33 @@ def test_killed_while_saving(tmp_path, whole_run, monkeypatch, caplog, target, n
     assert not caplog.records
     train(tmp_path, "latest")
     assert_same_end(tmp_path, whole_run)
+
+
+def test_a_checkpoint_is_written_beside_the_steps(tmp_path, whole_run, monkeypatch):
+    """It holds what was there when its step ended, though the next one ends before anything is written."""
+    args = {"max_train_steps": 6, "checkpointing_steps": "2", "logging_steps": 3, "save_total_limit": None}
+    trainer, next_ended = build_trainer(tmp_path, **args), Event()
+    end_step, waited = trainer.model.end_step, []
+
+    def end(progress):
+        end_step(progress)
+        if progress.step in (3, 5):
+            next_ended.set()
+
+    def write_late(*args, original=checkpointing._write_checkpoint):
+        if len(waited) < 2:
+            waited.append(next_ended.wait(60))
+            next_ended.clear()
+        original(*args)
+
+    trainer.model.end_step = end
+    monkeypatch.setattr(checkpointing, "_write_checkpoint", write_late)
+    trainer.train()
+    assert waited == [True, True]
+    for name in ("checkpoint-2", "checkpoint-4", "checkpoint-6"):
+        verify_checkpoint(tmp_path / name)
+        for file in ("model.safetensors", "optimizer.safetensors"):
+            assert (tmp_path / name / file).read_bytes() == (whole_run / name / file).read_bytes(), (name, file)
 
 
 def test_killed_while_removing_an_old_checkpoint(tmp_path, monkeypatch):

@@ -23,6 +23,7 @@ import re
 import shutil
 import socket
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -52,50 +53,104 @@ class DamagedCheckpointError(ValueError):
     """A folder that is no whole checkpoint of ssl_hub."""
 
 
-def save_checkpoint(
-    output_dir: Path,
-    step: int,
-    model: SSLModel,
-    image_processor: BaseImageProcessor,
-    optimizer: torch.optim.Optimizer,
-    state: dict,
-    tensors: dict[str, dict[str, torch.Tensor]] | None = None,
-    save_total_limit: int | None = None,
-    best_step: int | None = None,
-) -> Path:
-    """Writes `checkpoint-{step}`, then removes the oldest ones over `save_total_limit`, but for that of `best_step`.
+class CheckpointWriter:
+    """Writes the checkpoints of a run into its folder, in a thread beside the steps that come next, one at a time.
 
-    Args:
-        state: what else a resumed run needs, as JSON.
-        tensors: what it needs of tensors besides model and optimizer, by the name of the file, one of `TENSOR_FILES`.
+    What training changes is copied first, into host memory that is kept for the next checkpoint.
     """
-    unfinished = output_dir / f"checkpoint-{step}.unfinished"
-    shutil.rmtree(unfinished, ignore_errors=True)
-    try:
-        _write_checkpoint(unfinished, model, image_processor, optimizer, state, tensors or {})
-    except Exception:  # such as a full disk, which what was written would keep full
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
-    checkpoint = output_dir / f"checkpoint-{step}"
-    unfinished.rename(checkpoint)
-    if save_total_limit is not None:
-        for old in list_checkpoints(output_dir)[:-save_total_limit]:
-            if checkpoint_step(old) != best_step:
-                _remove(old)
-    return checkpoint
+
+    def __init__(self, output_dir: Path):
+        self.output_dir = output_dir
+        self.copies: dict[tuple[str, str], torch.Tensor] = {}
+        self.executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self.writing: Future | None = None
+
+    def save(
+        self,
+        step: int,
+        model: SSLModel,
+        image_processor: BaseImageProcessor,
+        optimizer: torch.optim.Optimizer,
+        state: dict,
+        tensors: dict[str, dict[str, torch.Tensor]] | None = None,
+        save_total_limit: int | None = None,
+        best_step: int | None = None,
+    ) -> None:
+        """Writes `checkpoint-{step}`, then removes the oldest ones over `save_total_limit`, but for that of `best_step`.
+
+        Args:
+            state: what else a resumed run needs, as JSON.
+            tensors: what it needs of tensors besides model and optimizer, by the name of the file, one of `TENSOR_FILES`.
+
+        Raises:
+            OSError: the checkpoint before could not be written.
+        """
+        self.wait()  # its copies are about to be overwritten
+        remembered = optimizer_state(model, optimizer)
+        tensors = {"optimizer": {k: v for k, v in remembered.items() if isinstance(v, torch.Tensor)}, **(tensors or {})}
+        state = {**state, "optimizer_scalars": {k: v for k, v in remembered.items() if k not in tensors["optimizer"]}}
+        # With the parameters themselves, so that a weight under two names is known to be one.
+        weights = self._copy("model", model.state_dict(keep_vars=True))
+        tensors = {name: self._copy(name, of_file) for name, of_file in tensors.items()}
+        text = json.dumps(state, indent=1)
+
+        def write() -> None:
+            unfinished = self.output_dir / f"checkpoint-{step}.unfinished"
+            shutil.rmtree(unfinished, ignore_errors=True)
+            try:
+                _write_checkpoint(unfinished, model, weights, image_processor, tensors, text)
+            except Exception:  # such as a full disk, which what was written would keep full
+                shutil.rmtree(unfinished, ignore_errors=True)
+                raise
+            unfinished.rename(self.output_dir / f"checkpoint-{step}")
+            if save_total_limit is not None:
+                for old in list_checkpoints(self.output_dir)[:-save_total_limit]:
+                    if checkpoint_step(old) != best_step:
+                        _remove(old)
+
+        self.writing = self.executor.submit(write)
+
+    def wait(self) -> None:
+        """Waits until the checkpoint under way is written; raises what kept it from that."""
+        writing, self.writing = self.writing, None
+        if writing is not None:
+            writing.result()
+
+    def raise_error(self) -> None:
+        """Raises what kept the checkpoint under way from being written, if that is known already."""
+        if self.writing is not None and self.writing.done():
+            self.wait()
+
+    def close(self) -> None:
+        """Waits without an error, at the end of a run, which may have another one."""
+        self.executor.shutdown()
+
+    def whole_checkpoints(self) -> list[Path]:
+        """The `checkpoint-N` folders, by N, with the one under way if it can be written."""
+        if self.writing is not None:
+            self.writing.exception()
+        return list_checkpoints(self.output_dir)
+
+    @torch.no_grad()
+    def _copy(self, kind: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        copies: dict[str, torch.Tensor] = {}
+        first_names: dict[torch.Tensor, str] = {}
+        for name, tensor in tensors.items():
+            key = kind, first_names.setdefault(tensor, name)
+            copy = self.copies.get(key)
+            if copy is None or copy.shape != tensor.shape or copy.dtype != tensor.dtype:
+                copy = torch.empty_like(tensor, device="cpu", memory_format=torch.contiguous_format)
+            self.copies[key] = copies[name] = copy.copy_(tensor)
+        return copies
 
 
-def _write_checkpoint(folder, model, image_processor, optimizer, state, others) -> None:
+def _write_checkpoint(folder, model, weights, image_processor, tensors, state) -> None:
     # Under the names of the modules, which `load_model` asks for; transformers would rename a backbone's tensors.
-    model.save_pretrained(folder, save_original_format=False)
+    model.save_pretrained(folder, state_dict=weights, save_original_format=False)
     image_processor.save_pretrained(folder)
-    values = optimizer_state(model, optimizer)
-    tensors = {name: value.contiguous() for name, value in values.items() if isinstance(value, torch.Tensor)}
-    save_file(tensors, folder / "optimizer.safetensors")
-    for name, of_file in others.items():
+    for name, of_file in tensors.items():
         save_file(of_file, folder / f"{name}.safetensors")
-    scalars = {name: value for name, value in values.items() if name not in tensors}
-    (folder / STATE).write_text(json.dumps({**state, "optimizer_scalars": scalars}, indent=1))
+    (folder / STATE).write_text(state)
     manifest = {path.name: _fingerprint(path) for path in sorted(folder.iterdir())}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
 
@@ -110,14 +165,14 @@ def optimizer_state(model: torch.nn.Module, optimizer: torch.optim.Optimizer) ->
 
 
 def read_state(checkpoint: Path) -> dict:
-    """What a checkpoint holds besides tensors: what `save_checkpoint` was given, and `optimizer_scalars`."""
+    """What a checkpoint holds besides tensors: what `CheckpointWriter.save` was given, and `optimizer_scalars`."""
     return json.loads((checkpoint / STATE).read_text())
 
 
 def load_checkpoint(
     checkpoint: Path, model: SSLModel, optimizer: torch.optim.Optimizer, state: dict
 ) -> dict[str, dict[str, torch.Tensor]]:
-    """Loads a checkpoint that `verify_checkpoint` let pass; returns the `tensors` that `save_checkpoint` was given.
+    """Loads a checkpoint that `verify_checkpoint` let pass; returns the `tensors` that `save` was given.
 
     The settings of the optimizer, its learning rate for one, stay those that it was made with.
 

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
-from .checkpointing import checkpoint_step, cut_metrics, list_checkpoints
+from .checkpointing import CheckpointWriter, checkpoint_step, cut_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -40,10 +40,11 @@ class RunLog:
 
     Args:
         output_dir: gets `metrics.jsonl`.
+        checkpoints: of the run, the last of which errors name.
     """
 
-    def __init__(self, output_dir: Path, accelerator: Accelerator):
-        self.output_dir, self.accelerator = output_dir, accelerator
+    def __init__(self, output_dir: Path, accelerator: Accelerator, checkpoints: CheckpointWriter):
+        self.output_dir, self.accelerator, self.checkpoints = output_dir, accelerator, checkpoints
         self.metrics_path = output_dir / "metrics.jsonl"
         self.unreadable: set[str] = set()
         self.sums: dict[str, torch.Tensor] = {}  # of the loss terms since the last line
@@ -165,7 +166,7 @@ class RunLog:
 
     def how_to_resume(self, before: float = math.inf) -> str:
         """Names the last checkpoint of a step `before` this one."""
-        good = [path for path in list_checkpoints(self.output_dir) if checkpoint_step(path) < before]
+        good = [path for path in self.checkpoints.whole_checkpoints() if checkpoint_step(path) < before]
         if not good:
             return "There is no good checkpoint yet: begin anew with another --output_dir."
         return f"The last good checkpoint is {good[-1]}. Resume from it with --resume_from_checkpoint {good[-1]}."

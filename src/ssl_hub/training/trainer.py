@@ -35,6 +35,7 @@ from ..pretrained import find_non_finite
 from .arguments import DataArguments, ModelArguments, PretrainingArguments
 from .best_checkpoint import BestCheckpoint
 from .checkpointing import (
+    CheckpointWriter,
     check_output_dir,
     clear_the_way,
     find_checkpoint,
@@ -42,7 +43,6 @@ from .checkpointing import (
     lock_output_dir,
     optimizer_state,
     read_state,
-    save_checkpoint,
 )
 from .interruption import StopSignals
 from .optimization import Schedule, build_optimizer, count_warmup_steps, describe_groups, drop_frozen_gradients
@@ -136,7 +136,8 @@ class SSLTrainer:
         self.schedule = Schedule(self.optimizer, args, self.total_steps, self.steps_per_epoch)
         self.prepared_model, self.prepared_optimizer = self.accelerator.prepare(model, self.optimizer)
         self.identity = self._identity()  # before a save, which completes the model's configuration
-        self.log = RunLog(self.output_dir, self.accelerator)
+        self.checkpoints = CheckpointWriter(self.output_dir)
+        self.log = RunLog(self.output_dir, self.accelerator, self.checkpoints)
         self.signals = StopSignals(self.accelerator)
 
         # What a checkpoint holds besides model, optimizer and log.
@@ -200,6 +201,7 @@ class SSLTrainer:
                 reason = str(error).rstrip(".")
                 raise OSError(f"the run ended after step {self.step}: {reason}. {self.log.how_to_resume()}") from error
             finally:
+                self.checkpoints.close()
                 close_loader(self.loader)
 
     def _train_epochs(self) -> None:
@@ -288,6 +290,7 @@ class SSLTrainer:
 
     def _after_step(self) -> None:
         self.log.bar.update()
+        self.checkpoints.raise_error()
         done = self.step == self.total_steps
         every = self.args.checkpointing_steps
         if self.step % self.args.logging_steps == 0 or done:
@@ -307,6 +310,8 @@ class SSLTrainer:
 
     def _stop(self, signal_number: int) -> NoReturn:
         self.log.bar.close()
+        self.checkpoints.wait()
+        self.accelerator.wait_for_everyone()  # a launcher ends the others when one process has ended
         self.log.say(
             f"stopped by {signal.Signals(signal_number).name} after step {self.step} of {self.total_steps}: to resume "
             f"from {self.output_dir / f'checkpoint-{self.step}'}, add --resume_from_checkpoint latest"
@@ -427,8 +432,7 @@ class SSLTrainer:
                 "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else None,
                 "identity": self.identity,
             }
-            save_checkpoint(
-                self.output_dir,
+            self.checkpoints.save(
                 self.step,
                 self.model,
                 self.image_processor,
@@ -439,10 +443,10 @@ class SSLTrainer:
                 best_step=self.best.step,
             )
         self.saved_step = self.step
-        self.accelerator.wait_for_everyone()
 
     def _finish(self) -> dict:
         self.log.bar.close()
+        self.checkpoints.wait()
         if self.is_main:
             picture_dataset = self.train_dataset if self.eval_dataset is None else self.eval_dataset
             self._seed(PICTURE_STREAM, 0, process_index=0)
