@@ -150,7 +150,8 @@ class SSLCallback(TrainerCallback):
                 f"{type(model).__name__} prepares every epoch, so a run resumes at the beginning of one: give "
                 "TrainingArguments save_strategy='epoch'"
             )
-        seed_generators(args.seed, EPOCH_STREAM, state.global_step // progress.steps_per_epoch, process_index=0)
+        epoch = state.global_step // progress.steps_per_epoch
+        seed_generators(args.device, args.seed, EPOCH_STREAM, epoch, process_index=0)
         self.train_dataset.weights = model.begin_epoch(progress, self._features(args, model))
         for parameter in model.redrawn_parameters:
             optimizer.state.pop(parameter, None)
@@ -160,7 +161,7 @@ class SSLCallback(TrainerCallback):
         for group in optimizer.param_groups:
             if group.get("constant_lr"):  # whatever the schedule says
                 group["lr"] = group["initial_lr"]
-        seed_generators(args.seed, STEP_STREAM, state.global_step, args.process_index)
+        seed_generators(args.device, args.seed, STEP_STREAM, state.global_step, args.process_index)
 
     def on_pre_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
         if "frozen_epochs" in optimizer.param_groups[0]:  # of `build_optimizer`

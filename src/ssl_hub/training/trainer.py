@@ -539,13 +539,18 @@ class SSLTrainer:
         }
 
     def _seed(self, stream: int, number: int, process_index: int) -> None:
-        seed_generators(self.args.seed, stream, number, process_index)
+        seed_generators(self.accelerator.device, self.args.seed, stream, number, process_index)
 
 
-def seed_generators(seed: int, stream: int, number: int, process_index: int) -> None:
-    """Seeds torch for the step or the epoch of this number, as a stream of random numbers of its own."""
-    entropy = [seed, stream, number, process_index]
-    torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]))
+def seed_generators(device: torch.device, seed: int, stream: int, number: int, process_index: int) -> None:
+    """Seeds torch for the step or the epoch of this number, as a stream of random numbers of its own.
+
+    That is the generators of the CPU and of the device; `torch.manual_seed` looks for devices of every kind, every time.
+    """
+    value = int(np.random.SeedSequence([seed, stream, number, process_index]).generate_state(1, np.uint64)[0])
+    torch.default_generator.manual_seed(value)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(value)
 
 
 def _check_processes(accelerator: Accelerator) -> None:
