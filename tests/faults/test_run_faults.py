@@ -166,6 +166,21 @@ def test_a_resume_takes_the_optimizers_settings_from_its_arguments(tmp_path, opt
     train(tmp_path / "run", "latest", optim=optim, **changes)
 
 
+@pytest.mark.parametrize("optim", ["adamw", "sgd", "lars"])
+def test_a_resumed_resnet_trains_on_in_its_memory_format(tmp_path, optim):
+    """Fused optimizers go through a parameter and its state side by side, as they lie in memory."""
+    args = {"optim": optim, "max_train_steps": 4, "checkpointing_steps": "2", "learning_rate": 1e-2}
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    build(whole, MOCO, "queue_size=64", **args).train()
+    trainer = build(resumed, MOCO, "queue_size=64", resume_from_checkpoint=str(whole / "checkpoint-2"), **args)
+    kernel = next(p for p in trainer.model.parameters() if p.ndim == 4 and p.shape[1] > 1 and p.shape[2] > 1)
+    assert kernel.is_contiguous(memory_format=torch.channels_last)
+    trainer.train()
+    for file in ("model.safetensors", "optimizer.safetensors"):
+        tensors = load_file(resumed / "checkpoint-4" / file)
+        assert all(torch.equal(tensors[n], t) for n, t in load_file(whole / "checkpoint-4" / file).items()), file
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [

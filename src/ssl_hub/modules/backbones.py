@@ -299,6 +299,11 @@ def check_image_size(backbone: PreTrainedModel, size: int) -> None:
         ) from error
 
 
+def is_convolutional(backbone: PreTrainedModel) -> bool:
+    """Whether a backbone is one of convolutions with BatchNorm, such as a ResNet, which run faster channels last."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in backbone.modules())
+
+
 def remove_final_norm(backbone: PreTrainedModel) -> None:
     """Takes the LayerNorm at the end of a backbone of tokens away, unless the backbone pools by itself."""
     if not backbone_layout(backbone).pools:

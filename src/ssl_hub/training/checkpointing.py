@@ -207,10 +207,21 @@ def load_optimizer_state(model: torch.nn.Module, optimizer: torch.optim.Optimize
         by_parameter.setdefault(parameter_name, {})[name] = value
     names = {parameter: name for name, parameter in model.named_parameters()}
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    state = {i: by_parameter.pop(names[p]) for i, p in enumerate(parameters) if names[p] in by_parameter}
+    state = {
+        i: {name: _laid_out_as(p, value) for name, value in by_parameter.pop(names[p]).items()}
+        for i, p in enumerate(parameters)
+        if names[p] in by_parameter
+    }
     if by_parameter:
         raise ValueError(f"this run does not train {', '.join(list(by_parameter)[:3])}")
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _laid_out_as(parameter: torch.Tensor, value):
+    """A value of an optimizer's state in its parameter's memory format, which fused kernels take for granted."""
+    if not isinstance(value, torch.Tensor) or value.shape != parameter.shape:
+        return value
+    return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
 
 
 def verify_checkpoint(checkpoint: Path) -> None:

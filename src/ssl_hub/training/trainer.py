@@ -30,6 +30,7 @@ from ..evaluation.evaluators import describe_metrics
 from ..hub.publishing import check_can_push, publish
 from ..lifecycle import FeatureTable, Progress
 from ..modeling_utils import SSLModel
+from ..modules.backbones import is_convolutional
 from ..modules.clustering import normalized_mutual_information
 from ..pretrained import find_non_finite
 from .arguments import DataArguments, ModelArguments, PretrainingArguments
@@ -163,7 +164,12 @@ class SSLTrainer:
             model.gradient_checkpointing_enable()
         if args.torch_compile:
             model.compile()
-        model.to(self.accelerator.device)
+        device = self.accelerator.device
+        model.to(device)
+        if device.type in ("cpu", "cuda") and is_convolutional(model.backbone):
+            model.to(memory_format=torch.channels_last)  # the first convolution turns the images
+        if device.type == "cuda":
+            torch.set_float32_matmul_precision("high")  # TF32, in which cuDNN convolves anyway
         model.begin_run(None if self.is_streamed else len(self.train_dataset))
         self.model = model
 
