@@ -5,9 +5,11 @@ import re
 import runpy
 from pathlib import Path
 
+import nbformat
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from nbclient import NotebookClient
 from PIL import Image
 from transformers import AutoModel, ConvNextModel, HfArgumentParser, TimmWrapperModel, ViTModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -120,6 +122,17 @@ def test_custom_recipe(run):
     assert repeated.views == load_recipe("leaves.yaml").views and repeated.training["num_train_epochs"] == 50
     last = json.loads(Path("out/metrics.jsonl").read_text().splitlines()[-1])
     assert {"rankme", "uniformity"} <= last.keys()
+
+
+def test_quickstart_notebook(tmp_path):
+    notebook = nbformat.read(REPOSITORY / "examples" / "quickstart.ipynb", as_version=4)
+    (settings,) = [cell for cell in notebook.cells if "STEPS = 200" in cell.source]
+    settings.source = settings.source.replace("STEPS = 200", "STEPS = 4").replace("eval_steps=50", "eval_steps=2")
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    pictures = [
+        output for cell in notebook.cells for output in cell.get("outputs", ()) if "image/png" in output.get("data", ())
+    ]
+    assert len(pictures) == 3
 
 
 def test_transformers_trainer(run):
