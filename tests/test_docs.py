@@ -5,16 +5,18 @@ import re
 import runpy
 from pathlib import Path
 
+import nbformat
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from nbclient import NotebookClient
 from PIL import Image
 from transformers import AutoModel, ConvNextModel, HfArgumentParser, TimmWrapperModel, ViTModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from ssl_hub import MAEConfig
 from ssl_hub.classification.arguments import ARGUMENT_CLASSES, list_protocols
-from ssl_hub.commands import COMMANDS, probe
+from ssl_hub.commands import COMMANDS, main, probe
 from ssl_hub.commands.convert import ConversionArguments
 from ssl_hub.commands.embed import ExtractionArguments
 from ssl_hub.commands.evaluate import EvaluationArguments
@@ -104,6 +106,35 @@ def test_readme_code_of_joint_embedding(run, capsys):
             assert config.backbone_config.model_type == "convnext"
 
 
+def test_custom_recipe(run):
+    page = REPOSITORY / "docs" / "recipes.md"
+    (recipe,), (command,) = blocks(page, "yaml"), blocks(page, "bash")
+    Path("leaves.yaml").write_text(recipe)
+    Path("leaves").mkdir()
+    for i in range(16):
+        Image.effect_noise((80, 70), 10 + i).save(f"leaves/{i}.png")
+    thin = "backbone_config.hidden_sizes=[8, 8, 8, 8],backbone_config.embedding_size=8"
+    words = command.split()[1:]
+    main([*words, "--config_overrides", thin, "--max_train_steps", "2", "--per_device_train_batch_size", "8"])
+    model = AutoModel.from_pretrained("out")
+    assert (model.config.image_size, model.config.temperature) == (64, 0.1)
+    repeated = load_recipe("out/recipe.yaml")
+    assert repeated.views == load_recipe("leaves.yaml").views and repeated.training["num_train_epochs"] == 50
+    last = json.loads(Path("out/metrics.jsonl").read_text().splitlines()[-1])
+    assert {"rankme", "uniformity"} <= last.keys()
+
+
+def test_quickstart_notebook(tmp_path):
+    notebook = nbformat.read(REPOSITORY / "examples" / "quickstart.ipynb", as_version=4)
+    (settings,) = [cell for cell in notebook.cells if "STEPS = 200" in cell.source]
+    settings.source = settings.source.replace("STEPS = 200", "STEPS = 4").replace("eval_steps=50", "eval_steps=2")
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    pictures = [
+        output for cell in notebook.cells for output in cell.get("outputs", ()) if "image/png" in output.get("data", ())
+    ]
+    assert len(pictures) == 3
+
+
 def test_transformers_trainer(run):
     pretrain, own_optimizer = blocks(REPOSITORY / "docs" / "transformers_trainer.md", "python")
     names = run(pretrain)
@@ -154,7 +185,12 @@ def test_options_recipes_and_links_exist(page):
         known |= {option for action in HfArgumentParser(arguments)._actions for option in action.option_strings}
     known |= set(OPTIONS.findall(Path(probe.__file__).read_text()))
     assert set(OPTIONS.findall(text)) <= known
-    assert set(re.findall(r"--recipe ([\w./-]+)", text)) <= {*list_recipes(), *list_protocols(), "out/recipe.yaml"}
+    assert set(re.findall(r"--recipe ([\w./-]+)", text)) <= {
+        *list_recipes(),
+        *list_protocols(),
+        "out/recipe.yaml",
+        "leaves.yaml",
+    }
     assert set(re.findall(r"(?:ssl-hub|-m ssl_hub) ([a-z]+)", text)) <= COMMANDS.keys()
     for link in re.findall(r"\]\((?!https?:)([^)#]+)", text):
         assert (page.parent / link).exists(), link
