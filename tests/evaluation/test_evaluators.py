@@ -65,14 +65,6 @@ def test_the_default_logs_what_it_always_did():
     }
 
 
-def test_a_collapse_is_the_label_free_evaluators_warning():
-    (evaluator,) = build_evaluators([{"type": "label_free"}])
-    collapsed = LabelledFeatures(torch.ones(9, 4) + 1e-4 * torch.rand(9, 4), None)
-    assert "collapsed" in evaluator.warning(evaluator.evaluate(collapsed, None))
-    assert evaluator.warning(evaluator.evaluate(labelled_features(0), None)) is None
-    assert build_evaluators([{"type": "knn"}])[0].warning({"knn_accuracy": 0.0}) is None
-
-
 @pytest.mark.parametrize(
     ("specs", "message"),
     [

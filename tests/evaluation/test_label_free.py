@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from ssl_hub.evaluation.label_free import describe_collapse, embedding_std, rankme
+from ssl_hub.evaluation.base import LabelledFeatures
+from ssl_hub.evaluation.label_free import LabelFreeEvaluator, describe_collapse, embedding_std, rankme
 
 
 def test_embedding_std_of_known_features():
@@ -37,6 +38,14 @@ def test_bad_input(metric):
 
 
 def test_a_collapse_is_described_and_health_is_not():
-    assert describe_collapse(0.1, 5.0) is None
-    text = describe_collapse(0.004, 1.2)
-    assert "collapsed" in text and "embedding_std 0.0040 of 1" in text and "effective rank 1.2" in text
+    assert describe_collapse({"embedding_std": 0.1, "rankme": 5.0}) is None
+    assert describe_collapse({"knn_accuracy": 0.0}) is None
+    text = describe_collapse({"embedding_std": 0.004, "rankme": 1.2})
+    assert "embedding_std 0.0040 of 1" in text and "effective rank 1.2" in text
+
+
+@pytest.mark.parametrize(("count", "is_collapse"), [(9, True), (1, False)])
+def test_a_collapse_is_found_in_what_the_evaluator_logs_of_two_images_or_more(count, is_collapse):
+    features = LabelledFeatures(torch.ones(count, 4) + 1e-4 * torch.rand(count, 4), None)
+    metrics = LabelFreeEvaluator().evaluate(features, None)
+    assert (describe_collapse(metrics) is not None) == is_collapse

@@ -237,12 +237,6 @@ def test_a_split_without_a_readable_image(eval_dataset, sentence, tmp_path):
         build_trainer(tmp_path, train_dataset, eval_dataset).train()
 
 
-def test_one_image_has_not_collapsed():
-    (evaluator,) = build_evaluators([{"type": "label_free"}])
-    assert evaluator.warning(evaluator.evaluate(LabelledFeatures(torch.ones(1, 4), None), None)) is None
-    assert "collapsed" in evaluator.warning(evaluator.evaluate(LabelledFeatures(torch.ones(2, 4), None), None))
-
-
 # Labels, features and models that a protocol cannot take
 
 

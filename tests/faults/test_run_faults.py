@@ -32,6 +32,7 @@ from ssl_hub.training.arguments import PretrainingArguments, parse_arguments
 from ssl_hub.training.checkpointing import list_checkpoints, optimizer_state
 from ssl_hub.training.recipes import Recipe, load_recipe
 from ssl_hub.training.run_log import NonFiniteLossError
+from ssl_hub.training.timing import TIMINGS
 from ssl_hub.training.trainer import SSLTrainer
 
 ROOT = Path(__file__).parents[2]
@@ -104,7 +105,7 @@ def copy_run(source, target):
 
 def metrics_of(folder):
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "images_per_second"} for line in lines]
+    return [{name: value for name, value in line.items() if name not in TIMINGS} for line in lines]
 
 
 def run_example(monkeypatch, *options):

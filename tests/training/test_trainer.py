@@ -23,6 +23,7 @@ from ssl_hub.training.arguments import PretrainingArguments, parse_arguments
 from ssl_hub.training.checkpointing import list_checkpoints
 from ssl_hub.training.recipes import Recipe, load_recipe
 from ssl_hub.training.run_log import NonFiniteLossError
+from ssl_hub.training.timing import TIMINGS
 from ssl_hub.training.trainer import SSLTrainer
 
 ROOT = Path(__file__).parents[2]
@@ -73,7 +74,7 @@ def build_trainer(output_dir, train_dataset=None, eval_dataset=None, model_overr
 def metrics_of(output_dir):
     """What was logged, but for the speed."""
     lines = [json.loads(line) for line in (output_dir / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "images_per_second"} for line in lines]
+    return [{name: value for name, value in line.items() if name not in TIMINGS} for line in lines]
 
 
 def losses_of(output_dir):
@@ -107,8 +108,8 @@ def test_a_run(tmp_path):
     last = trainer.train()
     assert {path.name for path in tmp_path.iterdir()} == {
         *("README.md", "backbone", "checkpoint-30", "config.json", "curves.png", "metrics.jsonl"),
-        *("model.safetensors", "modeling_ssl_hub.py", "preprocessor_config.json", "recipe.yaml", "reconstruction.png"),
-        "ssl_hub",
+        *("model.safetensors", "modeling_ssl_hub.py", "neighbors.png", "preprocessor_config.json", "recipe.yaml"),
+        *("reconstruction.png", "report.html", "ssl_hub"),
     }
     lines = metrics_of(tmp_path)
     assert [line["step"] for line in lines if "loss" in line] == [*range(4, 30, 4), 30]

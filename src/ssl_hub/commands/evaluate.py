@@ -31,6 +31,7 @@ from ..evaluation.embeddings import extract_embeddings, readable_rows
 from ..evaluation.evaluators import METRICS, Evaluator, build_evaluators, describe_metrics
 from ..evaluation.feature_models import load_feature_model, pixel_baseline, untrained_model
 from ..evaluation.knn import KNNEvaluator, knn_classify
+from ..evaluation.label_free import describe_collapse
 from ..evaluation.view_features import extract_view_features
 from ..field_types import PositiveInt
 from ..hub.evaluation_report import EvaluationReport, ModelReport
@@ -318,10 +319,9 @@ def evaluate(name: str, evaluators: list[Evaluator], train: Split, test: Split, 
     report = ModelReport(name, {})
     for evaluator in evaluators:
         inputs = LabelledFeatures(views, None) if evaluator.input == "views" else features
-        found = evaluator.evaluate(inputs, train_sample(evaluator, train_features))
-        report.metrics |= found
-        if (warning := evaluator.warning(found)) is not None:
-            report.notes.append(warning)
+        report.metrics |= evaluator.evaluate(inputs, train_sample(evaluator, train_features))
+    if (collapse := describe_collapse(report.metrics)) is not None:
+        report.notes.append(f"The features have collapsed: {collapse}")
     unreadable = len(test.dataset) - len(features.features)
     if train_features is not None:
         unreadable += len(train.dataset) - len(train_features.features)

@@ -1,6 +1,7 @@
 """Batches for training and evaluation: the same ones whatever the number of workers or processes."""
 
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -291,6 +292,37 @@ class ViewDataset(Dataset):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(int(seed))
             return [(view, view.draw(height, width)) for view in self.views]
+
+    def time_parts(self, num_images: int) -> tuple[float, float]:
+        """Seconds that an image takes here: to read and decode it, and to draw and render its views.
+
+        Raises:
+            UnreadableImageError: None of these images, which are from all over the dataset, can be read.
+        """
+        if isinstance(self.dataset, datasets.IterableDataset):
+            rows = iter(self.dataset.take(num_images))
+        else:
+            rows = (self.dataset[len(self.dataset) * i // num_images] for i in range(num_images))
+        times, start = [], time.perf_counter()
+        for index, row in enumerate(rows):
+            try:
+                encoded = EncodedImage(row["image"], f"row {index}", remote=self.remote)
+                opened = time.perf_counter()
+                drawn = self._draw(encoded.height, encoded.width, ViewKey(_NO_EPOCH, index))
+                resolution = max(view.resolution(parameters) for view, parameters in drawn)
+                begun = time.perf_counter()
+                image = encoded.pixels(resolution)
+                decoded = time.perf_counter()
+                for view, parameters in drawn:
+                    view.render(image, parameters)
+                times.append((opened - start + decoded - begun, begun - opened + time.perf_counter() - decoded))
+            except UnreadableImageError:
+                pass
+            start = time.perf_counter()
+        if not times:
+            raise UnreadableImageError(f"None of {num_images} images can be read.")
+        decoding, augmentation = np.mean(times[1:] or times, axis=0).tolist()  # without what the first one warms up
+        return decoding, augmentation
 
 
 def collate(samples: list[dict]) -> dict:

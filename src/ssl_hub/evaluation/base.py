@@ -108,7 +108,3 @@ class Evaluator:
             train: of the training set, if `needs_train_features`; with labels if `needs_labels`.
         """
         raise NotImplementedError(f"{type(self).__name__} does not implement evaluate()")
-
-    def warning(self, metrics: dict[str, float]) -> str | None:
-        """What a user should be told about values that `evaluate` returned, if there is anything."""
-        return None

@@ -3,7 +3,7 @@
 import importlib
 import logging
 import pkgutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from difflib import get_close_matches
 
@@ -21,6 +21,7 @@ __all__ = [
     "METRICS",
     "Evaluator",
     "Metric",
+    "accuracy_levels",
     "build_evaluators",
     "check_metric",
     "describe_metrics",
@@ -76,6 +77,19 @@ def build_evaluators(
         else:
             raise ValueError(f"the evaluation {evaluator.type!r} needs {lacks}, or leave {evaluator.type!r} out")
     return allowed
+
+
+def accuracy_levels(records: Iterable[Mapping]) -> dict[str, dict[str, float]]:
+    """What the accuracies of a run are to be compared with: by label of a level, its value for each of them.
+
+    Args:
+        records: the lines of `metrics.jsonl`.
+    """
+    known = {name: value for record in records for name, value in record.items()}
+    accuracies = [name for name, metric in METRICS.items() if metric.hub_type == "accuracy"]
+    return {
+        label: dict.fromkeys(accuracies, known[name]) for name, label in ACCURACY_BASELINES.items() if name in known
+    }
 
 
 def check_metric(name: str, evaluators: Iterable[Evaluator] | None = None) -> None:

@@ -1,5 +1,6 @@
 """Signs of collapse that need no labels."""
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -52,26 +53,24 @@ def rankme(features: Tensor) -> float:
     return torch.exp(-(p * p.log()).sum()).item()
 
 
-def describe_collapse(std: float, rank: float) -> str | None:
-    """Says in words that features have collapsed, and the usual causes; None if they have not.
+def describe_collapse(metrics: Mapping[str, float]) -> str | None:
+    """Says in words that features have collapsed, and the usual causes; None if they have not, or nobody knows.
 
     Args:
-        std: what `embedding_std` gives; features of healthy models are far above 0.02, those of an untrained network
-            at about 0.1.
-        rank: what `rankme` gives.
+        metrics: by name; what [`LabelFreeEvaluator`] finds counts. The `embedding_std` of healthy models is far above 0.02,
+            that of an untrained network is about 0.1.
     """
-    if std >= 0.02:
+    if metrics.get("embedding_std", 1.0) >= 0.02:
         return None
     return (
-        f"the features have collapsed: all images get nearly the same vector (embedding_std {std:.4f} of 1, effective "
-        f"rank {rank:.1f}). Usual causes: too high a learning rate or too short a warm-up, no weight "
-        "decay or far too much of it, a batch too small for BatchNorm, views that show too little of an image, a "
-        "teacher's momentum that is too low."
-    )
+        "all images get nearly the same vector (embedding_std {embedding_std:.4f} of 1, effective rank {rankme:.1f}). Usual "
+        "causes: too high a learning rate or too short a warm-up, no weight decay or far too much of it, a batch too small "
+        "for BatchNorm, views that show too little of an image, a teacher's momentum that is too low."
+    ).format(**metrics)
 
 
 class LabelFreeEvaluator(Evaluator):
-    """Logs [`embedding_std`] and [`rankme`] of two images or more, and warns of a collapse."""
+    """Logs [`embedding_std`] and [`rankme`] of two images or more."""
 
     type: ClassVar[str] = "label_free"
     metrics: ClassVar[dict[str, Metric]] = {
@@ -85,6 +84,3 @@ class LabelFreeEvaluator(Evaluator):
         if len(features.features) < 2:  # which have no spread
             return {}
         return {"embedding_std": embedding_std(features.features), "rankme": rankme(features.features)}
-
-    def warning(self, metrics: dict[str, float]) -> str | None:
-        return describe_collapse(metrics["embedding_std"], metrics["rankme"]) if metrics else None

@@ -1,14 +1,12 @@
 """The report of an evaluation of one or several models: Markdown, one self-contained page, and numbers as JSON."""
 
-import base64
 import html
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from ..evaluation.evaluators import METRICS
+from .pages import metric_rows, render_page
 
 
 @dataclass
@@ -68,20 +66,7 @@ class EvaluationReport:
         (output_dir / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
     def _rows(self) -> list[dict]:
-        """The rows of the table of results: a metric each, with the value of every model, and whether it is the best."""
-        rows = []
-        for name, metric in METRICS.items():
-            values = [model.metrics.get(name) for model in self.models]
-            known = [value for value in values if value is not None]
-            if known:
-                best = max(known, key=metric.goodness)
-                cells = [
-                    {"text": "" if value is None else metric.format(value), "is_best": value == best and len(known) > 1}
-                    for value in values
-                ]
-                chance = metric.format(self.chance[name]) if name in self.chance else ""
-                rows.append({"title": metric.shown_title, "cells": cells, "chance": chance})
-        return rows
+        return metric_rows([model.metrics for model in self.models], [self.chance] if self.chance else [])
 
     def _correlation_rows(self) -> list[tuple[str, str]]:
         return [(METRICS[name].shown_title, f"{value:.2f}") for name, value in self.correlations.items()]
@@ -92,7 +77,7 @@ class EvaluationReport:
         lines = [header, ["---"] * len(header)]
         for row in self._rows():
             cells = [f"**{cell['text']}**" if cell["is_best"] else cell["text"] for cell in row["cells"]]
-            lines.append([row["title"], *cells, *([row["chance"]] if self.chance else [])])
+            lines.append([row["title"], *cells, *row["levels"]])
         table = ["| " + " | ".join(line) + " |" for line in lines]
         parts = ["# Evaluation", "\n".join(settings), "## Results", "\n".join(table)]
         if self.chart is not None:
@@ -109,17 +94,13 @@ class EvaluationReport:
         return "\n\n".join(parts) + "\n"
 
     def _html(self) -> str:
-        environment = Environment(
-            loader=PackageLoader("ssl_hub.hub", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        return render_page(
+            "evaluation_report.html",
+            report=self,
+            rows=self._rows(),
+            levels=["chance"] if self.chance else [],
+            correlations=self._correlation_rows(),
         )
-        environment.filters["data_uri"] = _data_uri
-        return environment.get_template("evaluation_report.html").render(
-            report=self, rows=self._rows(), correlations=self._correlation_rows()
-        )
-
-
-def _data_uri(file: Path) -> str:
-    return f"data:image/png;base64,{base64.b64encode(Path(file).read_bytes()).decode()}"
 
 
 def _picture(caption: str, file: Path, output_dir: Path) -> str:

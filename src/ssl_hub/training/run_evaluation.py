@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -21,6 +23,7 @@ from ..evaluation.knn import KNNEvaluator, knn_accuracy
 from ..evaluation.view_features import choose_views, extract_view_features
 from ..lifecycle import FeatureTable
 from ..modeling_utils import SSLModel
+from ..visualization.model_pictures import RowImages, draw_neighbors, find_neighbors
 from .arguments import PretrainingArguments
 from .online_probe import OnlineProbe
 
@@ -44,6 +47,7 @@ class RunEvaluation:
     Attributes:
         evaluators: there may be none.
         probe: the online probe, if there is one.
+        neighbors: on the main process, draws the neighbours of some images as the last evaluation found them.
         notes: lines for the user on what they are given.
     """
 
@@ -88,6 +92,7 @@ class RunEvaluation:
                 raise ValueError(f"--keep_best: {error}") from error
         self.views: dict[str, list[View]] = {}  # by the type of the evaluator
         self.probe: OnlineProbe | None = None
+        self.neighbors: Callable[[Path], None] | None = None
         for evaluator in self.evaluators:
             if evaluator.input != "features":
                 self._prepare_input(evaluator, views)
@@ -134,12 +139,21 @@ class RunEvaluation:
         )
         return allowed
 
-    def __call__(self, model: SSLModel) -> tuple[dict[str, float], list[str]]:
-        """The metrics of all evaluators, and what they warn of."""
-        features = self._labelled_features(model, self.eval_dataset, "evaluation" if self.has_split else "training")
+    def __call__(self, model: SSLModel) -> dict[str, float]:
+        """The metrics of all evaluators."""
+        table = self.feature_table(model, self.eval_dataset)
+        features = _labelled(table, self.eval_dataset, "evaluation" if self.has_split else "training")
+        if self.accelerator.is_main_process and len(features.features) > 1:
+            rows = table.known.nonzero().flatten().tolist()
+            self.neighbors = partial(
+                draw_neighbors,
+                find_neighbors(features),
+                features.labels,
+                RowImages(self.eval_dataset, rows),
+                class_names=getattr(self.eval_dataset.features.get("label"), "names", None),
+            )
         train: dict[int | None, LabelledFeatures] = {}  # by the number of samples
         metrics: dict[str, float] = {}
-        warnings = []
         for evaluator in self.evaluators:
             size = evaluator.max_train_samples
             if evaluator.needs_train_features and size not in train:
@@ -147,10 +161,8 @@ class RunEvaluation:
             if evaluator.input == "scores" and self.probe.classifier is None:
                 continue  # it has seen nothing yet
             inputs = self._input(evaluator, model, features)
-            found = evaluator.evaluate(inputs, train[size] if evaluator.needs_train_features else None)
-            metrics |= found
-            warnings.append(evaluator.warning(found))
-        return metrics, [warning for warning in warnings if warning is not None]
+            metrics |= evaluator.evaluate(inputs, train[size] if evaluator.needs_train_features else None)
+        return metrics
 
     def _input(self, evaluator: Evaluator, model: SSLModel, features: LabelledFeatures) -> LabelledFeatures:
         """What an evaluator takes of the evaluation set."""
@@ -232,8 +244,11 @@ class RunEvaluation:
         what: str,
         image_processor: BaseImageProcessor | None = None,
     ) -> LabelledFeatures:
-        table = self.feature_table(model, dataset, image_processor=image_processor)
-        if not table.known.any():
-            raise ValueError(f"none of {len(dataset)} images of the {what} split can be read")
-        labels = torch.tensor(dataset["label"])[table.known] if "label" in dataset.column_names else None
-        return LabelledFeatures(table.features[table.known], labels)
+        return _labelled(self.feature_table(model, dataset, image_processor=image_processor), dataset, what)
+
+
+def _labelled(table: FeatureTable, dataset: datasets.Dataset, what: str) -> LabelledFeatures:
+    if not table.known.any():
+        raise ValueError(f"none of {len(dataset)} images of the {what} split can be read")
+    labels = torch.tensor(dataset["label"])[table.known] if "label" in dataset.column_names else None
+    return LabelledFeatures(table.features[table.known], labels)

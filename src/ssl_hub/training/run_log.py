@@ -5,7 +5,8 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -15,8 +16,12 @@ from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
 from .checkpointing import CheckpointWriter, checkpoint_step, cut_metrics
+from .timing import Stopwatch, peak_memory
 
 logger = logging.getLogger(__name__)
+
+# Between two losses that the progress bar asks the device for.
+_BAR_SECONDS = 3.0
 
 
 class NonFiniteLossError(RuntimeError):
@@ -53,7 +58,10 @@ class RunLog:
         self.first_bad = torch.tensor([math.inf], dtype=torch.double, device=accelerator.device)
         self.term_names: list[str] = []
         self.bar: tqdm | None = None
-        self._restart_clock()
+        self.shown: dict[str, str] = {}  # beside the bar
+        self.shown_at = -math.inf  # when that changed
+        self.run_time, self.run_images = Stopwatch(), 0  # since this process began
+        self.line_time, self.line_images = Stopwatch(), 0  # since the last line
 
     def start(self, step: int, total_steps: int, settings: dict) -> None:
         """Begins at a step: drops what a killed run logged after it.
@@ -71,7 +79,8 @@ class RunLog:
             disable=not self.accelerator.is_main_process,
             mininterval=0.1 if sys.stderr.isatty() else 30,  # seconds; in a log file every update is a line
         )
-        self._restart_clock()
+        self.run_time.restart()
+        self.line_time.restart()
 
     def add_terms(self, step: int, terms: dict[str, torch.Tensor], share: float) -> None:
         """Counts the loss terms of a forward pass in `step` by their share of that step."""
@@ -86,7 +95,28 @@ class RunLog:
         self.sums[name] = self.sums.get(name, 0.0) + value
 
     def add_images(self, count: int) -> None:
-        self.images += count
+        self.run_images += count
+        self.line_images += count
+
+    @contextmanager
+    def timed(self, activity: str) -> Iterator[None]:
+        """Counts what happens within as one of `ACTIVITIES`."""
+        with self.run_time.timed(activity), self.line_time.timed(activity):
+            yield
+
+    def update_bar(self, step: int) -> None:
+        """Moves the bar by a step. It shows the mean loss since the last line, every few seconds and from the first step on.
+
+        Asking at every step would make the device wait for the host.
+        """
+        self.bar.update()
+        if not self.bar.disable and time.perf_counter() - self.shown_at > max(_BAR_SECONDS, self.bar.mininterval):
+            self._show(loss=f"{self.sums['loss'].item() / (step - self.last_step):.4f}")
+
+    def _show(self, **values: str) -> None:
+        self.shown |= values
+        self.shown_at = time.perf_counter()
+        self.bar.set_postfix(self.shown)
 
     def write_interval(self, step: int, learning_rate: float, epoch: float) -> None:
         """Writes the line of the steps since the last one."""
@@ -95,15 +125,20 @@ class RunLog:
         metrics = {name: value / steps for name, value in self._mean_sums().items()}
         metrics["learning_rate"] = learning_rate
         metrics["epoch"] = epoch
-        metrics["images_per_second"] = self.images / (time.perf_counter() - self.started)
+        metrics["images_per_second"] = self.line_images / self.line_time.training
+        metrics |= {f"{name}_share": share for name, share in self.line_time.shares().items()}
+        metrics["peak_memory_mib"] = peak_memory(self.accelerator.device)
         self.write(step, metrics)
-        self.bar.set_postfix(
+        self._show(
             loss=f"{metrics['loss']:.4f}",
             lr=f"{learning_rate:.1e}",
             images_per_s=f"{metrics['images_per_second']:.0f}",
+            waiting=f"{metrics['data_wait_share']:.0%}",
+            MiB=f"{metrics['peak_memory_mib']:.0f}",
         )
         self.sums, self.last_step = {}, step
-        self._restart_clock()
+        self.line_images = 0
+        self.line_time.restart()
 
     def write(self, step: int, metrics: dict) -> None:
         self.accelerator.log(metrics, step=step)
@@ -115,10 +150,6 @@ class RunLog:
         """A line on the terminal of the main process, above the progress bar."""
         if self.accelerator.is_main_process:
             tqdm.write(text)
-
-    def leave_out(self, seconds: float) -> None:
-        """Images per second are those of training."""
-        self.started += seconds
 
     def note_unreadable(self, names: Iterable[str]) -> None:
         for name in names:
@@ -177,6 +208,3 @@ class RunLog:
             return {}
         values = self.accelerator.reduce(torch.stack(list(self.sums.values())), reduction="mean")
         return dict(zip(self.sums, values.tolist(), strict=True))
-
-    def _restart_clock(self) -> None:
-        self.started, self.images = time.perf_counter(), 0

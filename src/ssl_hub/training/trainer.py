@@ -51,11 +51,13 @@ from .recipes import read_yaml, save_recipe
 from .results import write_results
 from .run_evaluation import RunEvaluation
 from .run_log import RunLog, build_trackers, check_trackers
+from .run_report import RunReport
+from .timing import describe_time
 
 logger = logging.getLogger(__name__)
 
 # What each stream of random numbers is for; with a run's seed, a number and the process they make a seed.
-STEP_STREAM, EPOCH_STREAM, PICTURE_STREAM = range(3)
+STEP_STREAM, EPOCH_STREAM = range(2)
 
 
 class SSLTrainer:
@@ -139,6 +141,16 @@ class SSLTrainer:
         self.identity = self._identity()  # before a save, which completes the model's configuration
         self.checkpoints = CheckpointWriter(self.output_dir)
         self.log = RunLog(self.output_dir, self.accelerator, self.checkpoints)
+        self.report = RunReport(
+            self.log,
+            self.run_evaluation,
+            model,
+            self.image_processor,
+            self.loader.dataset,
+            args.dataloader_num_workers,
+            self.total_steps,
+            self._summary(),
+        )
         self.signals = StopSignals(self.accelerator)
 
         # What a checkpoint holds besides model, optimizer and log.
@@ -198,7 +210,7 @@ class SSLTrainer:
             if self.is_main:
                 check_output_dir(self.output_dir, self.args.resume_from_checkpoint)  # now that nobody else writes
             try:
-                with explain_worker_errors():
+                with self.report.noting_failure(), explain_worker_errors():
                     self._start()
                     with self.signals:
                         self._train_epochs()
@@ -215,12 +227,15 @@ class SSLTrainer:
         accumulation = self.args.gradient_accumulation_steps
         while self.step < self.total_steps:
             if self.step_in_epoch == 0:
-                self._begin_epoch()
+                with self.log.timed("preparation"):
+                    self._begin_epoch()
             self.loader.batch_sampler.set_epoch(self.epoch, self.step_in_epoch * accumulation, self.sampling_weights)
-            batches = iter(self.loader)
+            with self.log.timed("data_wait"):
+                batches = iter(self.loader)
             started_at = self.step
             while self.step < self.total_steps:
-                micro_batches = list(islice(batches, accumulation))
+                with self.log.timed("data_wait"):
+                    micro_batches = list(islice(batches, accumulation))
                 if len(micro_batches) < accumulation:
                     break
                 self._train_step(micro_batches)
@@ -234,12 +249,12 @@ class SSLTrainer:
                 )
             self.epoch, self.step_in_epoch = self.epoch + 1, 0
             if self.args.checkpointing_steps == "epoch" and self.step > started_at and self.step != self.saved_step:
-                self._save_checkpoint()
+                with self.log.timed("saving"):
+                    self._save_checkpoint()
 
     # One epoch, one step
 
     def _begin_epoch(self) -> None:
-        start = time.perf_counter()
         # The same seed on every process: whatever is drawn here, clusters for one, has to be.
         self._seed(EPOCH_STREAM, self.epoch, process_index=0)
         self.sampling_weights = self.model.begin_epoch(self.progress, self._feature_table)
@@ -251,7 +266,6 @@ class SSLTrainer:
             metrics["nmi_to_classes"] = normalized_mutual_information(clusters, classes)
         if metrics:
             self.log.write(self.step, metrics)
-        self.log.leave_out(time.perf_counter() - start)
 
     def _feature_table(self, extract: Callable[[torch.Tensor], torch.Tensor] | None = None) -> FeatureTable:
         return self.run_evaluation.feature_table(self.model, self.train_dataset, extract)
@@ -295,13 +309,14 @@ class SSLTrainer:
             self.run_evaluation.probe.observe(self.model, batch["pixel_values"], batch["indices"], share)
 
     def _after_step(self) -> None:
-        self.log.bar.update()
+        self.log.update_bar(self.step)
         self.checkpoints.raise_error()
         done = self.step == self.total_steps
         every = self.args.checkpointing_steps
         if self.step % self.args.logging_steps == 0 or done:
             epoch = float(self.epoch) if self.steps_per_epoch is None else self.progress.epoch
             self.log.write_interval(self.step, self.optimizer.param_groups[0]["lr"], epoch)
+            self.report.logged()
         is_best = False
         if done or (self.args.eval_steps is not None and self.step % self.args.eval_steps == 0):
             self._evaluate()
@@ -310,7 +325,8 @@ class SSLTrainer:
             self.log.say(f"{self.best} so far")
         stop = self.signals.agreed()
         if done or stop or is_best or (every != "epoch" and self.step % int(every) == 0):
-            self._save_checkpoint()
+            with self.log.timed("saving"):
+                self._save_checkpoint()
         if stop and not done:
             self._stop(stop)
 
@@ -318,10 +334,12 @@ class SSLTrainer:
         self.log.bar.close()
         self.checkpoints.wait()
         self.accelerator.wait_for_everyone()  # a launcher ends the others when one process has ended
+        name = signal.Signals(signal_number).name
         self.log.say(
-            f"stopped by {signal.Signals(signal_number).name} after step {self.step} of {self.total_steps}: to resume "
+            f"stopped by {name} after step {self.step} of {self.total_steps}: to resume "
             f"from {self.output_dir / f'checkpoint-{self.step}'}, add --resume_from_checkpoint latest"
         )
+        self.report.end(f"stopped by {name}")
         self.accelerator.end_training()
         raise SystemExit(128 + signal_number)
 
@@ -330,16 +348,14 @@ class SSLTrainer:
             return
         self.log.check_finite()
         start = time.perf_counter()
-        metrics, warnings = self.run_evaluation(self.model)
+        with self.log.timed("evaluation"):
+            metrics = self.run_evaluation(self.model)
         seconds = time.perf_counter() - start
         self.last_evaluation = {"step": self.step, **metrics}
         if metrics:  # the online probe alone gives none before the first step
             self.log.write(self.step, metrics)
             self.log.say(f"step {self.step}: {describe_metrics(metrics)} ({seconds:.1f} s)")
-        if self.is_main and self.step > 0:
-            for warning in warnings:
-                logger.warning(warning)
-        self.log.leave_out(seconds)
+        self.report.evaluated()
 
     # Beginning, checkpoints, end
 
@@ -361,9 +377,12 @@ class SSLTrainer:
         self.log.start(self.step, self.total_steps, settings)
         for line in [*describe_groups(self.optimizer), *self.run_evaluation.notes]:
             self.log.say(line)
+        self.report.begin()
         if self.step == 0:
             self._evaluate()
-            if baselines := self.run_evaluation.accuracy_baselines():
+            with self.log.timed("evaluation"):
+                baselines = self.run_evaluation.accuracy_baselines()
+            if baselines:
                 self.log.write(self.step, baselines)
 
     def _resume(self, checkpoint: Path) -> None:
@@ -454,24 +473,24 @@ class SSLTrainer:
         self.log.bar.close()
         self.checkpoints.wait()
         if self.is_main:
-            picture_dataset = self.train_dataset if self.eval_dataset is None else self.eval_dataset
-            self._seed(PICTURE_STREAM, 0, process_index=0)
-            write_results(
-                self.model,
-                self.image_processor,
-                self.output_dir,
-                records=self.log.records(),
-                picture_dataset=None if isinstance(picture_dataset, datasets.IterableDataset) else picture_dataset,
-                recipe_name=self.recipe_name,
-                config_overrides=self.model_args and self.model_args.config_overrides,
-                initial_weights=self.model_args and self.model_args.model_name_or_path,
-                dataset_name=self.data_args.dataset_name if self.data_args is not None else None,
-                training_arguments=self._training_arguments(),
-                best=self.best.found,
-                repo_id=self.args.hub_model_id,
-            )
+            with self.log.timed("saving"):
+                write_results(
+                    self.model,
+                    self.image_processor,
+                    self.output_dir,
+                    records=self.log.records(),
+                    report=self.report,
+                    recipe_name=self.recipe_name,
+                    config_overrides=self.model_args and self.model_args.config_overrides,
+                    initial_weights=self.model_args and self.model_args.model_name_or_path,
+                    dataset_name=self.data_args.dataset_name if self.data_args is not None else None,
+                    training_arguments=self._training_arguments(),
+                    best=self.best.found,
+                    repo_id=self.args.hub_model_id,
+                )
             if self.log.unreadable:
                 logger.warning("images that could not be read and were skipped: %d", len(self.log.unreadable))
+            self.log.say(f"time: {describe_time(self.log.run_time, self.log.run_images, self.accelerator.device)}")
             self.log.say(f"the model is in {self.output_dir}")
             if self.best.found is not None:
                 self.log.say(str(self.best))
@@ -542,6 +561,21 @@ class SSLTrainer:
             "global_batch_size": self.global_batch_size,
             "num_processes": self.accelerator.num_processes,
             "total_steps": self.total_steps,
+        }
+
+    def _summary(self) -> dict[str, object]:
+        """What the run is made of, in short."""
+        processes = self.accelerator.num_processes
+        return {
+            "recipe": self.recipe_name or "none",
+            "algorithm": self.model.config.model_type,
+            "images": "streamed" if self.is_streamed else len(self.train_dataset),
+            "images a step": self.global_batch_size,
+            "optimizer": self.args.optim,
+            "precision": self.accelerator.mixed_precision,
+            "device": f"{processes} x {self.accelerator.device.type}"
+            if processes > 1
+            else self.accelerator.device.type,
         }
 
     def _seed(self, stream: int, number: int, process_index: int) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ..evaluation.evaluators import ACCURACY_BASELINES, METRICS
+from ..evaluation.evaluators import ACCURACY_BASELINES, METRICS, accuracy_levels
 
 logger = logging.getLogger(__name__)
 
@@ -19,12 +19,14 @@ def plot_training_curves(
 ) -> None:
     """Writes a PNG with the loss and the learning rate over steps, and a panel for each metric of an evaluation.
 
+    Where a run logs them there are panels of the terms of the loss, of the speed, and of where its time goes.
+
     What the run's accuracies are to be compared with is drawn as a line, chance as a dotted one.
 
     Args:
         metrics_path: a `metrics.jsonl`: one JSON object a line; training lines have "step", "loss" and perhaps
-            "learning_rate", evaluation lines "step" and metrics of the evaluators by name; and perhaps a line with
-            `ACCURACY_BASELINES`.
+            "learning_rate", terms `loss_NAME`, "images_per_second" and `NAME_share` of the time, evaluation lines "step" and
+            metrics of the evaluators by name; and perhaps a line with `ACCURACY_BASELINES`.
         path: the file to write.
         levels: what else to compare with: for each name, such as "pixels", values of metrics by name.
 
@@ -38,17 +40,22 @@ def plot_training_curves(
     learning_rates = _series(records, "learning_rate")
     evaluated = {name: series for name in METRICS if (series := _series(records, name))}
 
-    accuracies = [name for name in evaluated if METRICS[name].hub_type == "accuracy"]
-    levels = {
-        label: dict.fromkeys(accuracies, *_series(records, name).values())
-        for name, label in ACCURACY_BASELINES.items()
-        if _series(records, name)
-    } | dict(levels or {})
+    levels = accuracy_levels(records) | dict(levels or {})
+    names = list(dict.fromkeys(name for record in records if "loss" in record for name in record))
+    groups = {  # of curves that share a panel, by its title and the label of its axis
+        ("Terms of the loss", ""): {name.removeprefix("loss_"): name for name in names if name.startswith("loss_")},
+        ("Speed", "images a second"): {name: name for name in names if name == "images_per_second"},
+        ("Where the time goes besides training", "%"): {
+            name.removesuffix("_share").replace("_", " "): name for name in names if name.endswith("_share")
+        },
+    }
+    groups = {title: group for title, group in groups.items() if group}
 
-    columns = 2 if evaluated else 1
-    rows = math.ceil((1 + len(evaluated)) / columns)
+    count = 1 + len(evaluated) + len(groups)
+    columns = min(count, 2)
+    rows = math.ceil(count / columns)
     figure = Figure(figsize=(6 * columns, 4 * rows), layout="constrained")
-    panels = [figure.add_subplot(rows, columns, number) for number in range(1, 2 + len(evaluated))]
+    panels = [figure.add_subplot(rows, columns, number) for number in range(1, 1 + count)]
     panels[0].plot(*_points(losses), color="C0", marker=".", markersize=3)
     panels[0].set(title="Training", xlabel="step", ylabel="loss")
     panels[0].yaxis.label.set_color("C0")
@@ -57,7 +64,16 @@ def plot_training_curves(
         right.plot(*_points(learning_rates), color="C1", linestyle="--")
         right.set_ylabel("learning rate", color="C1")
         right.ticklabel_format(axis="y", scilimits=(-2, 3))
-    for axes, (name, series) in zip(panels[1:], evaluated.items(), strict=True):
+    for axes, ((title, unit), group) in zip(panels[1 + len(evaluated) :], groups.items(), strict=True):
+        for label, name in group.items():
+            steps, values = _points(_series(records, name))
+            axes.plot(steps, [100 * value for value in values] if unit == "%" else values, label=label)
+        axes.set(title=title, xlabel="step", ylabel=unit)
+        if unit:
+            axes.set_ylim(bottom=0)
+        if len(group) > 1:
+            axes.legend()
+    for axes, (name, series) in zip(panels[1 : 1 + len(evaluated)], evaluated.items(), strict=True):
         metric = METRICS[name]
         steps, values = _points(series)
         axes.plot(steps, [100 * value for value in values] if metric.percent else values, color="C2", marker="o")

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+from matplotlib.patches import Rectangle
 from PIL import Image, ImageOps
 from torch import Tensor
 
@@ -19,6 +19,8 @@ _DPI = 100
 _MIN_POINTS = 5
 _MAP_INCHES = 9.0
 _THUMBNAIL_PIXELS = 34
+# Of a picture of neighbours, in pixels: two lines of title above an image.
+_CELL_WIDTH, _CELL_HEIGHT, _THUMBNAIL_SIDE = 130, 170, 120
 # Cells of the map along a side; one thumbnail a cell at most, so that none covers another.
 _MAP_CELLS = 18
 
@@ -139,30 +141,30 @@ def plot_neighbors(
             raise ValueError(f"{name} must have a row for each query, and an entry for each of its neighbours.")
     if len(queries) == 0 or len(neighbors) != len(queries):
         raise ValueError(f"There are {len(queries)} queries and {len(neighbors)} rows of neighbours: one row a query.")
+    # On one canvas: a panel for each image would take seconds to draw.
     columns = 1 + max(len(row) for row in neighbors)
-    figure = Figure(figsize=(1.3 * columns, 1.7 * len(queries)))
-    # By hand: a layout engine takes seconds for so many panels. Two lines of title take 0.4 inches.
-    figure.subplots_adjust(
-        left=0.005, right=0.995, bottom=0.03 / len(queries), top=1 - 0.24 / len(queries), wspace=0.06, hspace=0.36
-    )
-    panels = figure.subplots(len(queries), columns, squeeze=False)
+    size = (_CELL_WIDTH * columns, _CELL_HEIGHT * len(queries))
+    canvas = Image.new("RGB", size, "white")
+    figure = Figure(figsize=(size[0] / _DPI, size[1] / _DPI))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+
+    def show(row: int, column: int, image: Image.Image, title: str, color: str) -> None:
+        left, top = _CELL_WIDTH * column + 5, _CELL_HEIGHT * (row + 1) - _THUMBNAIL_SIDE - 5
+        canvas.paste(ImageOps.fit(image, (_THUMBNAIL_SIDE, _THUMBNAIL_SIDE)), (left, top))
+        frame = Rectangle((left, top), _THUMBNAIL_SIDE, _THUMBNAIL_SIDE, fill=False, edgecolor=color, linewidth=2.5)
+        axes.add_patch(frame)
+        # Titles are names of the user's: a dollar sign is no formula.
+        place = {"ha": "center", "va": "bottom", "parse_math": False}
+        axes.text(left + _THUMBNAIL_SIDE / 2, top - 4, title, fontsize=8, **place)
+
     for row, (query, found) in enumerate(zip(queries, neighbors, strict=True)):
-        _show(panels[row, 0], query, "query" if query_titles is None else query_titles[row], "black")
+        show(row, 0, query, "query" if query_titles is None else query_titles[row], "black")
         for column, image in enumerate(found):
             color = "none" if correct is None else ("tab:green" if correct[row][column] else "tab:red")
-            _show(panels[row, 1 + column], image, "" if titles is None else titles[row][column], color)
-        for axes in panels[row, 1 + len(found) :]:
-            axes.set_axis_off()
+            show(row, 1 + column, image, "" if titles is None else titles[row][column], color)
+    axes.imshow(canvas, extent=(0, size[0], size[1], 0), aspect="auto")
     figure.savefig(path, format="png", dpi=_DPI)
-
-
-def _show(axes: Axes, image: Image.Image, title: str, color: str) -> None:
-    axes.imshow(ImageOps.fit(image, (96, 96)), interpolation="antialiased")
-    # Titles are names of the user's: a dollar sign is no formula.
-    axes.set_title(title, fontsize=8, parse_math=False)
-    axes.set(xticks=[], yticks=[])
-    for spine in axes.spines.values():
-        spine.set(edgecolor=color, linewidth=2.5)
 
 
 def _colors(count: int) -> list[tuple]:

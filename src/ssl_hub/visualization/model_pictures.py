@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import datasets
 import torch
@@ -78,7 +79,7 @@ def draw_feature_pictures(
         drawn[f"Map of {len(some)} images ({'t-SNE' if map_method == 'tsne' else 'UMAP'})"] = path
     if count > 1:
         path = Path(f"{prefix}-neighbors.png")
-        _draw_neighbors(features, images, path, class_names)
+        draw_neighbors(find_neighbors(features), features.labels, images, path, class_names)
         drawn["Nearest neighbours by cosine similarity"] = path
     else:
         logger.warning("no picture of neighbours: there is a single image")
@@ -137,15 +138,33 @@ def choose_examples(labels: Tensor | None, count: int, num_examples: int = _NUM_
     return [int((labels == label).nonzero()[0]) for label in chosen]
 
 
-def _draw_neighbors(
-    features: LabelledFeatures, images: Sequence[Image.Image], path: Path, class_names: Sequence[str] | None
-) -> None:
-    labels = features.labels
-    queries = choose_examples(labels, len(features.features))
-    vectors = normalize(features.features)
-    similarities = vectors[queries] @ vectors.T
+class Neighbors(NamedTuple):
+    """Of some images, by row of the features, the rows nearest to each and their cosine similarities."""
+
+    queries: list[int]
+    nearest: list[list[int]]
+    similarities: list[list[float]]
+
+
+def find_neighbors(features: LabelledFeatures) -> Neighbors:
+    """The nearest neighbours of the examples that [`choose_examples`] takes among two images or more."""
+    vectors = features.features
+    queries = choose_examples(features.labels, len(vectors))
+    # Without a normalised copy of all features.
+    similarities = (normalize(vectors[queries]) @ vectors.T) / vectors.norm(dim=1).clamp(min=1e-12)
     similarities[torch.arange(len(queries)), queries] = -torch.inf  # an image is no neighbour of its own
     nearest = similarities.topk(min(_NUM_NEIGHBORS, len(vectors) - 1))
+    return Neighbors(queries, nearest.indices.tolist(), nearest.values.tolist())
+
+
+def draw_neighbors(
+    neighbors: Neighbors,
+    labels: Tensor | None,
+    images: Sequence[Image.Image],
+    path: str | Path,
+    class_names: Sequence[str] | None = None,
+) -> None:
+    """Draws what [`find_neighbors`] found, with the classes of the images where they have one."""
 
     def title(text: str, index: int) -> str:
         if labels is None:
@@ -153,12 +172,12 @@ def _draw_neighbors(
         label = int(labels[index])
         return f"{text}\n{label if class_names is None else class_names[label]}"
 
-    rows = list(zip(queries, nearest.indices.tolist(), nearest.values.tolist(), strict=True))
+    rows = list(zip(*neighbors, strict=True))
     plot_neighbors(
-        [images[query] for query in queries],
-        [[images[index] for index in found] for _, found, _ in rows],
+        [images[query] for query in neighbors.queries],
+        [[images[index] for index in found] for found in neighbors.nearest],
         path,
-        query_titles=[title("query", query) for query in queries],
+        query_titles=[title("query", query) for query in neighbors.queries],
         titles=[
             [title(f"{value:.3f}", index) for index, value in zip(found, values, strict=True)]
             for _, found, values in rows

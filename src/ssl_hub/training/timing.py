@@ -1,0 +1,128 @@
+"""Where the time of a run goes, and what keeps its device waiting for images."""
+
+import math
+import os
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+# What a run spends time on besides training, by the name that logs have as `NAME_share`.
+ACTIVITIES = {
+    "data_wait": "waiting for images",
+    "preparation": "preparing epochs",
+    "evaluation": "evaluation and pictures",
+    "saving": "saving",
+}
+# What differs between two runs that are otherwise alike.
+TIMINGS = ("images_per_second", *(f"{name}_share" for name in ACTIVITIES), "peak_memory_mib")
+
+# The share of a run's time from which on a wait for images is worth a line: below it more workers gain little.
+_LONG_WAIT = 0.12
+
+
+class Stopwatch:
+    """Wall time of this process since a start, by what it was spent on.
+
+    Waiting for images is what the host waits in `next(batches)`. A GPU may still compute then what was queued before, so
+    that its own idle time is that or less; on the CPU, and where nothing is queued, the two are the same.
+    """
+
+    def __init__(self):
+        self.restart()
+
+    def restart(self) -> None:
+        self.started = time.perf_counter()
+        self.seconds = dict.fromkeys(ACTIVITIES, 0.0)
+
+    @contextmanager
+    def timed(self, activity: str) -> Iterator[None]:
+        """Counts what happens within as one of `ACTIVITIES`; they do not nest."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[activity] += time.perf_counter() - start
+
+    @property
+    def total(self) -> float:
+        return time.perf_counter() - self.started
+
+    @property
+    def training(self) -> float:
+        """Seconds of the steps, waiting for their images included."""
+        return self.total - sum(seconds for name, seconds in self.seconds.items() if name != "data_wait")
+
+    def shares(self) -> dict[str, float]:
+        """Of the time since the start, by `ACTIVITIES`."""
+        total = self.total
+        return {name: seconds / total for name, seconds in self.seconds.items()}
+
+
+def peak_memory(device: torch.device) -> float:
+    """The most memory so far in MiB: of tensors on a GPU, or else of this process, without the workers of its loader."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    unit = 1 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def waits_long(share: float) -> bool:
+    return share > _LONG_WAIT
+
+
+def explain_wait(share: float, decoding: float, augmentation: float, images_per_second: float, num_workers: int) -> str:
+    """Says what to blame for a wait for images, and what to change.
+
+    Args:
+        share: of the time of the steps that goes into waiting.
+        decoding, augmentation: seconds an image on one core.
+        images_per_second: that the device would take of this process if it never waited.
+        num_workers: of the loader.
+    """
+    cores = max(1, len(_cores()) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    needed = math.ceil(images_per_second * (decoding + augmentation))
+    costs = (
+        f"the device waits {share:.0%} of the time for images: decoding takes {1000 * decoding:.1f} ms and augmentation "
+        f"{1000 * augmentation:.1f} ms an image on one {'worker' if num_workers else 'core'}"
+    )
+    if needed <= num_workers:
+        return (
+            f"{costs}, with which {num_workers} workers would keep up if they had a core each and the images at hand: look "
+            f"at the storage, and at what else runs on the {cores} cores"
+        )
+    if needed < cores:
+        return f"{costs}; --dataloader_num_workers {needed} would keep up"
+    cheaper = (
+        "shrink the originals once, to about twice the size of the views"
+        if decoding > augmentation
+        else "views with less blur and colour jitter, or of a smaller size, cost less"
+    )
+    workers = f"--dataloader_num_workers {cores - 1} and " if cores - 1 > num_workers else ""
+    return f"{costs}; it would take {needed} workers to keep up, and there are {cores} cores: {workers}{cheaper}"
+
+
+def describe_time(stopwatch: Stopwatch, images: int, device: torch.device) -> str:
+    """What a run's time went into, in one line."""
+    shares = stopwatch.shares()
+    parts = [f"training {1 - sum(shares.values()):.1%}"]
+    parts += [f"{ACTIVITIES[name]} {share:.1%}" for name, share in shares.items() if share > 0]
+    return (
+        f"{format_seconds(stopwatch.total)}, {images / stopwatch.training:.0f} images/s in training: {', '.join(parts)}; "
+        f"peak memory {peak_memory(device):,.0f} MiB"
+    )
+
+
+def format_seconds(seconds: float) -> str:
+    """Such as "3 h 05 min", "2 min 07 s" or "4.2 s"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def _cores() -> set[int]:
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
