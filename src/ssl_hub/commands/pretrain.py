@@ -10,10 +10,10 @@ from transformers.utils.logging import disable_progress_bar
 
 from ..printing import set_up_logging
 from ..training.arguments import parse_arguments
-from ..training.pretraining import build_trainer
+from ..training.pretraining import run_pretraining
 
 
 def main(args: list[str]) -> None:
     set_up_logging()
     disable_progress_bar()  # the trainer shows one
-    build_trainer(*parse_arguments(args)).train()
+    run_pretraining(parse_arguments(args))
