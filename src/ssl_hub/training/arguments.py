@@ -3,7 +3,7 @@
 import argparse
 import re
 from collections.abc import Collection
-from dataclasses import dataclass, field, fields, make_dataclass
+from dataclasses import dataclass, field, fields, make_dataclass, replace
 from difflib import get_close_matches
 from typing import Literal, get_type_hints
 
@@ -239,6 +239,12 @@ class PretrainingArguments:
                 build_evaluators(read_yaml(self.evaluation))
             except ValueError as error:
                 raise ValueError(f"--evaluation {self.evaluation!r}: {error}") from error
+
+    def replace(self, **values) -> "PretrainingArguments":
+        """A copy with other values, and the same `recipe_length`."""
+        changed = replace(self, **values)
+        changed.recipe_length = self.recipe_length
+        return changed
 
     def identity(self) -> dict:
         """What a resumed run has to have in common with the first one to end like it, as JSON."""

@@ -3,7 +3,6 @@
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
@@ -120,14 +119,12 @@ def with_batch_that_fits(run: Callable[..., Result], arguments: Arguments) -> Re
         release_memory()  # only now nothing holds the last try
         if batch_size == first:
             return run(*arguments)
-        smaller = replace(
-            args,
+        smaller = args.replace(
             per_device_train_batch_size=batch_size,
             per_device_eval_batch_size=min(args.per_device_eval_batch_size, batch_size),
             gradient_accumulation_steps=args.gradient_accumulation_steps * first // batch_size,
             resume_from_checkpoint="latest",
         )
-        smaller.recipe_length = args.recipe_length  # no argument of `replace`
         return run(*others, smaller)
 
     try:
@@ -138,9 +135,13 @@ def with_batch_that_fits(run: Callable[..., Result], arguments: Arguments) -> Re
         raise ValueError("not even one image fits in memory: choose a smaller model or image_size") from error
 
 
+def count_held_out(num_images: int, share: float) -> int:
+    return max(1, round(share * num_images))
+
+
 def hold_out(dataset: datasets.Dataset, share: float, seed: int) -> tuple[datasets.Dataset, datasets.Dataset]:
     """Splits a random part off a dataset, one image at least; returns what is left and the part."""
-    num_held_out = max(1, round(share * len(dataset)))
+    num_held_out = count_held_out(len(dataset), share)
     order = np.random.default_rng([seed, _HOLD_OUT_STREAM]).permutation(len(dataset))
     held_out, left = np.sort(order[:num_held_out]), np.sort(order[num_held_out:])
     return dataset.select(left), dataset.select(held_out)
