@@ -20,7 +20,8 @@ from ..pretrained import load_pretrained
 from ..registry import ALGORITHMS
 
 RECIPES_PACKAGE = "ssl_hub.recipes"
-SECTIONS = {"extends": str, "model": dict, "views": list, "training": dict, "evaluation": list}
+SECTIONS = {"extends": str, "model": dict, "views": list, "training": dict, "evaluation": list, "results": dict}
+RESULTS = ("published", "measured")
 
 
 @dataclass
@@ -33,6 +34,8 @@ class Recipe:
         views: what `ssl_hub.data.views.build_views` takes.
         training: defaults of the training arguments, by name.
         evaluation: what `ssl_hub.evaluation.evaluators.build_evaluators` takes; None for the default.
+        results: sentences by `RESULTS`: what others published for these settings, which need not have been repeated with
+            ssl_hub, and what was measured with it.
     """
 
     name: str
@@ -40,6 +43,7 @@ class Recipe:
     views: list[dict]
     training: dict = field(default_factory=dict)
     evaluation: list[dict] | None = None
+    results: dict[str, str] = field(default_factory=dict)
 
     def build_model(self, overrides: str | None = None, name_or_path: str | None = None) -> SSLModel:
         """Makes the model: a new one, or with the weights of a checkpoint.
@@ -183,7 +187,7 @@ def load_recipe(name_or_file: str, extended_by: tuple[str, ...] = ()) -> Recipe:
     """Reads a recipe of ssl_hub by its name, or any by the path of its `.yaml` file.
 
     A recipe that `extends` another one takes over what it does not say itself; `views` and `evaluation` are replaced as
-    a whole.
+    a whole, and `results` are each recipe's own.
 
     Args:
         extended_by: the recipes on the way here, from the first one.
@@ -201,6 +205,11 @@ def load_recipe(name_or_file: str, extended_by: tuple[str, ...] = ()) -> Recipe:
             raise ValueError(
                 f"the section {section!r} of recipe {name_or_file} must be a {SECTIONS[section].__name__}; got {value!r}"
             )
+    results = content.get("results", {})
+    if not set(results) <= set(RESULTS) or not all(isinstance(result, str) for result in results.values()):
+        raise ValueError(
+            f"the section 'results' of recipe {name_or_file} may have {' and '.join(RESULTS)}, each a text; got {results!r}"
+        )
     parent = Recipe("", {}, [])
     if "extends" in content:
         parent = load_recipe(content["extends"], (*extended_by, name_or_file))
@@ -210,6 +219,7 @@ def load_recipe(name_or_file: str, extended_by: tuple[str, ...] = ()) -> Recipe:
         views=content.get("views", parent.views),
         training=_merge(parent.training, content.get("training", {})),
         evaluation=content.get("evaluation", parent.evaluation),
+        results=results,
     )
 
 
