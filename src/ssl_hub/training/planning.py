@@ -35,11 +35,14 @@ from .trainer import SSLTrainer
 DEFAULT_RECIPE = "simclr-resnet18-small"
 # Fewer images are refused; with fewer than the second number pretrained weights matter most.
 _MIN_IMAGES, _FEW_IMAGES = 32, 10_000
-_MIN_SIZE = 64  # pixels to which smaller images are blown up: a ResNet leaves 2 x 2 places of them
+# Pixels to which smaller images are blown up, of which a ResNet leaves 2 x 2 places; and at most on a CPU, where 96 would
+# halve the epochs that there is time for.
+_MIN_SIZE = _CPU_SIZE = 64
 _MIN_STEPS_PER_EPOCH = 4
 # Seconds of a run whose length was not given.
 _CPU_BUDGET, _BUDGET = 20 * 60, 60 * 60
-_NUM_EVALUATIONS = 5  # besides the first
+# Evaluations besides the first at most, and their share of that time.
+_MAX_EVALUATIONS, _EVALUATION_SHARE = 5, 0.15
 # Images that are held out, as a share and at most; training images at most in the bank of the kNN evaluation.
 _HELD_OUT, _MAX_HELD_OUT, _CPU_BANK, _BANK = 0.1, 2048, 2048, 10_000
 _MAX_WORKERS = 8
@@ -169,13 +172,16 @@ class _Plan:
         overrides = self.values.get("config_overrides") or ""
         own = self.recipe.build_config(overrides).image_size
         size = min(own, max(_MIN_SIZE, 32 * math.ceil(self.side / 32)))
+        why = f"{own} of the recipe would be more than the images have"
+        if self.device.type == "cpu" and size > _CPU_SIZE:
+            size, why = min(size, _CPU_SIZE), f"{own} of the recipe would take a CPU too long"
         if overrides and "image_size" in parse_overrides(overrides):
             self._say("image size", f"{own} pixels", "as you said")
         elif size == own:
             self._say("image size", f"{own} pixels", "that of the recipe")
         else:
             self.values["config_overrides"] = ",".join(filter(None, (overrides, f"image_size={size}")))
-            self._say("image size", f"{size} pixels", f"{own} of the recipe would be more than the images have")
+            self._say("image size", f"{size} pixels", why)
 
     def _choose_weights(self) -> None:
         if "model_name_or_path" in self.asked:
@@ -237,15 +243,15 @@ class _Plan:
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
             self.values[name] = getattr(timing.args, name)
         budget = _CPU_BUDGET if self.device.type == "cpu" else _BUDGET
+        num_evaluations = 1 + timing.evaluations_in(_EVALUATION_SHARE * budget)
         steps, why = timing.total_steps, "that of the recipe"
-        if not self.asked & set(asked) and timing.steps_in(budget, 1 + _NUM_EVALUATIONS) < steps:
-            steps = timing.steps_in(budget, 1 + _NUM_EVALUATIONS)
-            why = f"what fits in {budget // 60} minutes; --num_train_epochs sets another"
+        if not self.asked & set(asked) and (fitting := timing.steps_in(budget, num_evaluations)) < steps:
+            steps, why = fitting, f"what fits in {budget // 60} minutes; --num_train_epochs sets another"
         self._choose("max_train_steps", steps)
         self._say("length", f"{steps:,} steps, {steps / timing.steps_per_epoch:.1f} epochs", why, asked=asked)
         if not self.asked & {"warmup_steps", "warmup_epochs"}:
             self.values["warmup_steps"] = round(steps * timing.warmup_steps / timing.total_steps)
-        every = math.ceil(steps / _NUM_EVALUATIONS)
+        every = math.ceil(steps / (num_evaluations - 1))
         self._choose("eval_steps", every)
         self._choose("checkpointing_steps", str(every))
         self._choose("logging_steps", max(1, min(50, steps // 50)))
@@ -318,6 +324,12 @@ class Timing:
         left = seconds - num_evaluations * self.evaluation_seconds
         per_step = self.step_seconds + self.epoch_seconds / (self.steps_per_epoch or math.inf)
         return max(num_evaluations, int(left / per_step))
+
+    def evaluations_in(self, seconds: float) -> int:
+        """How many evaluations besides the first one take no longer; one at least."""
+        if self.evaluation_seconds == 0:
+            return _MAX_EVALUATIONS
+        return min(_MAX_EVALUATIONS, max(1, int(seconds / self.evaluation_seconds) - 1))
 
     def describe(self, steps: int, num_evaluations: int) -> str:
         images = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps / self.step_seconds
