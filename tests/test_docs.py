@@ -154,7 +154,7 @@ def test_table_of_algorithms_is_complete():
         r"`([\w{},-]+-\*|[\w-]+-digits)`", text[text.index("## Algorithms") : text.index("These work")]
     )
     names = {name for pattern in patterns for name in list_recipes() if matches(name, pattern)}
-    small = {name for name in list_recipes() if name.endswith(("-digits", "-cifar10"))}
+    small = {name for name in list_recipes() if name.endswith(("-digits", "-cifar10", "-small"))}
     assert names | small == set(list_recipes())
 
 

@@ -51,6 +51,7 @@ def test_help(command, capsys):
         (["pretrian"], "there is no command pretrian; did you mean pretrain?"),
         (["x"], "there is no command x; the commands are pretrain, "),
         (["recipes", "moco", "swin"], "no recipe has moco and swin"),
+        (["recipes", "simclrr"], "no recipe has simclrr; near it: simclr"),
         (["knn", "--model_name_or_path", "no/such", "--dataset_name", "digits"], "there is no model folder no/such"),
     ],
 )
@@ -64,10 +65,14 @@ def test_user_errors(words, message, monkeypatch):
 def test_recipes_are_found_by_words(capsys):
     main(["recipes"])
     everything = capsys.readouterr().out
-    assert all(f"  {name} " in everything for name in list_recipes())
-    main(["recipes", "MoCo", "cifar10"])
-    found = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
-    assert found == ["moco-resnet18-cifar10", "mocov3-resnet18-cifar10"]
+    assert all(f"\n  {name} " in everything for name in list_recipes())
+    assert max(map(len, everything.splitlines())) <= 110
+    main(["recipes", "MoCo", "cifar10", "ResNet-18"])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    assert [row[0] for row in rows] == ["recipe", "moco-resnet18-cifar10", "mocov3-resnet18-cifar10"]
+    assert rows[1][1:] == ["MoCo", "ResNet-18", "32", "cifar10", "200", "epochs", "256"]
+    main(["recipes", "simclr-resnet50-200e"])
+    assert "\n      published: ImageNet-1k top-1 by MMSelfSup: 66.9 linear" in capsys.readouterr().out
 
 
 def test_knn(model, tmp_path, capsys):

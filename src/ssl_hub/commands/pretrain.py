@@ -1,19 +1,33 @@
-"""Pretrains a model by a recipe.
+"""Pretrains a model, on a folder of images or by a recipe.
 
+    ssl-hub pretrain my_images --dry_run
+    ssl-hub pretrain my_images
     accelerate launch -m ssl_hub pretrain --recipe mae-vit-base-300e --dataset_name imagenet-1k --output_dir out
-    ssl-hub pretrain --recipe mae-vit-base-300e --train_dir my_images --output_dir out
 
-What the command line leaves out comes from the recipe.
+Of a folder all that is not given is chosen to fit its images and the device, and every choice is said; by a recipe, what
+the command line leaves out comes from that.
 """
 
 from transformers.utils.logging import disable_progress_bar
 
 from ..printing import set_up_logging
-from ..training.arguments import parse_arguments
-from ..training.pretraining import build_trainer
+from ..training.arguments import build_arguments, parse_given
+from ..training.planning import estimate_run, plan_pretraining
+from ..training.pretraining import run_pretraining
 
 
 def main(args: list[str]) -> None:
+    given = parse_given(args)
     set_up_logging()
     disable_progress_bar()  # the trainer shows one
-    build_trainer(*parse_arguments(args)).train()
+    is_dry_run = given.pop("dry_run", False)
+    if "images" in given:
+        arguments = plan_pretraining(**given)
+    else:
+        arguments = build_arguments(**given)
+        if is_dry_run:
+            print(f"estimate    {estimate_run(arguments)}")
+    if is_dry_run:
+        print("nothing was written: without --dry_run the run begins")
+    else:
+        run_pretraining(arguments)

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.compute
 from PIL import Image
 
-from ssl_hub.data.files import LABEL_COLUMNS, check_split, load_files
+from ssl_hub.data.files import LABEL_COLUMNS, NoSplitError, check_split, load_files
 from ssl_hub.data.images import UnreadableImageError, decode_image
 from ssl_hub.printing import name_some, printable
 
@@ -236,6 +236,10 @@ def _load_from_hub(name: str, config_name: str | None, streaming: bool, split: s
         raise FileNotFoundError(
             f"{message} ({printable(error)}). Check the name; a private dataset needs `hf auth login`; 'digits' needs no network."
         ) from error
+    except ValueError as error:
+        if not str(error).startswith("Unknown split"):
+            raise
+        raise NoSplitError(f"{name!r} has no split {split!r}: {printable(error)}") from error
 
 
 def _load_saved(folder: str, split: str) -> datasets.Dataset:

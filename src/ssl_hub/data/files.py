@@ -76,11 +76,15 @@ def load_files(path: str, split: str, streaming: bool = False) -> "datasets.Data
     )
 
 
+class NoSplitError(ValueError):
+    """A dataset does not have the split that was asked for."""
+
+
 def check_split(split: str, splits, name: str) -> None:
-    """Raise `ValueError` for a split that is not one of `splits`."""
+    """Raise `NoSplitError` for a split that is not one of `splits`."""
     if split not in splits:
         there = name_some(sorted(splits), limit=20)
-        raise ValueError(f"{name!r} has no split {split!r}; the splits there are: {there}.")
+        raise NoSplitError(f"{name!r} has no split {split!r}; the splits there are: {there}.")
 
 
 def _unzip(file: str) -> str:

@@ -3,9 +3,9 @@
 import argparse
 import re
 from collections.abc import Collection
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, make_dataclass, replace
 from difflib import get_close_matches
-from typing import Literal
+from typing import Literal, get_type_hints
 
 from transformers import HfArgumentParser, SchedulerType
 
@@ -34,7 +34,7 @@ _NOT_IDENTITY = (
         "per_device_eval_batch_size",
         "dataloader_num_workers",
     ),
-    *("push_to_hub", "hub_model_id", "hub_private_repo", "recipe_length"),
+    *("push_to_hub", "hub_model_id", "hub_private_repo", "recipe_length", "auto_find_batch_size"),
 )
 
 
@@ -48,17 +48,15 @@ class ModelArguments:
     model_name_or_path: str | None = field(
         default=None,
         metadata={
-            "help": "Start from these weights: a folder or a Hub id of the recipe's algorithm, or of a plain backbone."
+            "help": "Start from these weights: a folder or a Hub id of the recipe's algorithm, or of a plain backbone. "
+            "'none' starts from scratch."
         },
     )
 
     def __post_init__(self):
+        if self.model_name_or_path == "none":
+            self.model_name_or_path = None
         check_fields(self, "--")
-        if self.config_overrides is not None and self.model_name_or_path is not None:
-            raise ValueError(
-                "--config_overrides change a new model, and --model_name_or_path names one that is trained already: "
-                f"leave one of them out; got {self.config_overrides!r} and {self.model_name_or_path!r}"
-            )
 
 
 @dataclass
@@ -79,6 +77,10 @@ class DataArguments:
             "help": "Split to evaluate on, kNN if it has labels; by default a sample of training images, without kNN."
         },
     )
+    train_val_split: ShareBelowOne = field(
+        default=0.0,
+        metadata={"help": "Share of the training images to hold out and evaluate on, where no split is named."},
+    )
     image_column_name: str | None = field(default=None, metadata={"help": "Found by its type when not given."})
     label_column_name: str | None = field(default=None, metadata={"help": "Found by its type when not given."})
     streaming: bool = field(default=False, metadata={"help": "Read the dataset while training; needs max_train_steps."})
@@ -89,6 +91,11 @@ class DataArguments:
             raise ValueError(
                 "give either --dataset_name (a Hub name, a parquet file, 'digits', ...) or --train_dir (a folder of "
                 f"images); got {self.dataset_name} and {self.train_dir}"
+            )
+        if self.streaming and self.train_val_split:
+            raise ValueError(
+                f"--train_val_split {self.train_val_split} needs to know all images, and --streaming does not: leave one of "
+                "them out"
             )
 
 
@@ -102,10 +109,13 @@ class PretrainingArguments:
     per_device_train_batch_size: PositiveInt = field(
         default=256, metadata={"help": "Images a process and forward pass."}
     )
-    per_device_eval_batch_size: PositiveInt = field(
-        default=256, metadata={"help": "Images a process in the evaluation."}
-    )
     gradient_accumulation_steps: PositiveInt = field(default=1, metadata={"help": "Forward passes an optimizer step."})
+    auto_find_batch_size: bool = field(
+        default=False,
+        metadata={
+            "help": "Halve a batch that does not fit in memory, and double gradient_accumulation_steps. On one process."
+        },
+    )
 
     base_learning_rate: PositiveFloat = field(
         default=1.5e-4, metadata={"help": "Learning rate for 256 images an optimizer step; scaled by their number."}
@@ -160,6 +170,9 @@ class PretrainingArguments:
     report_to: str = field(default="none", metadata={"help": "Trackers of Accelerate, by comma: tensorboard, wandb."})
     eval_steps: PositiveInt | None = field(
         default=None, metadata={"help": "Steps between evaluations; only before and after training by default."}
+    )
+    per_device_eval_batch_size: PositiveInt = field(
+        default=256, metadata={"help": "Images a process in the evaluation."}
     )
     evaluation: str | None = field(
         default=None,
@@ -227,6 +240,12 @@ class PretrainingArguments:
             except ValueError as error:
                 raise ValueError(f"--evaluation {self.evaluation!r}: {error}") from error
 
+    def replace(self, **values) -> "PretrainingArguments":
+        """A copy with other values, and the same `recipe_length`."""
+        changed = replace(self, **values)
+        changed.recipe_length = self.recipe_length
+        return changed
+
     def identity(self) -> dict:
         """What a resumed run has to have in common with the first one to end like it, as JSON."""
         names = [f.name for f in fields(self) if f.name not in _NOT_IDENTITY]
@@ -239,31 +258,96 @@ Arguments = tuple[Recipe, ModelArguments, DataArguments, PretrainingArguments]
 _CLASSES = (ModelArguments, DataArguments, PretrainingArguments)
 
 
+# The first argument of each group that `--help` shows; it has the others up to the next one.
+_GROUPS = {
+    "recipe": "Model",
+    "dataset_name": "Data",
+    "output_dir": "Run",
+    "num_train_epochs": "Length and batch",
+    "base_learning_rate": "Optimizer",
+    "mixed_precision": "Speed and memory",
+    "logging_steps": "Logging",
+    "eval_steps": "Evaluation",
+    "checkpointing_steps": "Checkpoints",
+    "push_to_hub": "Sharing",
+}
+
+
 def parse_arguments(args: list[str]) -> Arguments:
-    """Parses what follows `ssl-hub pretrain`; what it leaves out comes from the recipe's `training` section, then from the
-    classes."""
+    """The arguments of a run by a recipe, of what follows `ssl-hub pretrain`; see [`build_arguments`]."""
+    return build_arguments(**parse_given(args))
+
+
+def parse_given(args: list[str]) -> dict:
+    """What the words after `ssl-hub pretrain` say, by name, and nothing that they leave out.
+
+    Returns:
+        Arguments of `build_arguments`, and where they were given `images`, the word without a name, and `dry_run`.
+    """
+    parser, words = _build_parser(), [word for word in args if word not in ("-h", "--help")]
+    for action in parser._actions:
+        action.default, action.required = argparse.SUPPRESS, False  # what is not given is not there
+    given = vars(parser.parse_args(words))
+    if len(words) < len(args):
+        _print_help(given.get("recipe"))
+        parser.exit()
+    if "images" not in given and "recipe" not in given:
+        parser.error("give a folder of images, or --recipe, the name of a recipe or the path of its YAML file")
+    if "images" not in given and "output_dir" not in given:
+        parser.error("give --output_dir, where checkpoints, metrics and the model go")
+    return given
+
+
+def _print_help(recipe: str | None) -> None:
+    """With the defaults of a recipe, if there is one."""
+    parser = _build_parser()
+    if recipe is not None:
+        parser.set_defaults(**_recipe_defaults(load_recipe(recipe), has_images=False))
+    for action in parser._actions:
+        if action.default is None:
+            action.default = argparse.SUPPRESS  # says nothing
+    parser.print_help()
+
+
+def _build_parser() -> HfArgumentParser:
+    groups: list[tuple[str, list]] = []
+    for cls in _CLASSES:
+        for each in fields(cls):
+            if each.name in _GROUPS:
+                groups.append((_GROUPS[each.name], []))
+            if each.init:
+                groups[-1][1].append(each)
+    types = {name: hint for cls in _CLASSES for name, hint in get_type_hints(cls).items()}
+    classes = [
+        make_dataclass(
+            title.title().replace(" ", ""),
+            [(f.name, types[f.name], field(default=f.default, metadata=f.metadata)) for f in members],
+            namespace={"_argument_group_name": title},
+        )
+        for title, members in groups
+    ]
     parser = HfArgumentParser(
-        _CLASSES,
+        classes,
         prog="ssl-hub pretrain",
-        usage="%(prog)s --recipe NAME ... (--help lists the arguments)",
+        usage="%(prog)s FOLDER ...\n       %(prog)s --recipe NAME ... (--help lists the arguments)",
+        description="Pretrains a model on a folder of images, chosen to fit them and the device; or by a recipe. What the "
+        "command line leaves out comes from the recipe, and then is as shown here.",
         allow_abbrev=False,
     )
-    # The recipe has to be known first, as it says what the defaults of the other arguments are.
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--recipe")
-    first.add_argument("--train_dir", "--train-dir")
-    known = first.parse_known_args(args)[0]
-    if known.recipe is None:
-        if {"-h", "--help"} & set(args):
-            parser.print_help()
-            parser.exit()
-        parser.error("give --recipe, the name of a recipe or the path of its YAML file")
-    recipe = load_recipe(known.recipe)
-    parser.set_defaults(**_recipe_defaults(recipe, has_images=known.train_dir is not None))
-    model_args, data_args, training_args = parser.parse_args_into_dataclasses(args)
-    given = {word.partition("=")[0].lstrip("-").replace("-", "_") for word in args if word.startswith("--")}
-    _note_length(training_args, recipe, given)
-    return recipe, model_args, data_args, training_args
+    parser.add_argument(
+        "images",
+        metavar="FOLDER",
+        nargs="?",
+        help="Images, in class folders or not, perhaps in train/ and test/; or what --dataset_name takes. All that is not "
+        "given is chosen to fit them, and said.",
+    )
+    parser.add_argument(
+        "--dry_run",
+        "--dry-run",
+        action="store_true",
+        help="Say what would be done and how long it takes, and end there.",
+    )
+    return parser
 
 
 def build_arguments(recipe: str, **values) -> Arguments:

@@ -1,18 +1,28 @@
 """A pretraining run, from its arguments or in one call."""
 
+import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import datasets
+import numpy as np
 import torch
+from accelerate import PartialState
+from accelerate.utils import find_executable_batch_size, release_memory
 
 from ..data.datasets import load_image_dataset
 from ..modeling_utils import SSLModel
-from .arguments import DataArguments, ModelArguments, PretrainingArguments, build_arguments
+from .arguments import Arguments, DataArguments, ModelArguments, PretrainingArguments, build_arguments
 from .recipes import Recipe
 from .trainer import SSLTrainer
 
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+_HOLD_OUT_STREAM = int.from_bytes(b"hold", "big")  # of random numbers; see `SSLTrainer`
 ImageDataset: TypeAlias = datasets.Dataset | datasets.IterableDataset | datasets.DatasetDict
 
 
@@ -50,9 +60,91 @@ def pretrain(
         values["train_dir"] = os.fspath(dataset)
     elif dataset is not None:
         in_memory, values["dataset_name"] = dataset, "in memory"
-    trainer = build_trainer(*build_arguments(recipe, **values), in_memory, eval_dataset)
-    trainer.train()
-    return trainer.model.eval()
+    return run_pretraining(build_arguments(recipe, **values), in_memory, eval_dataset).model.eval()
+
+
+def run_pretraining(
+    arguments: Arguments, train_dataset: ImageDataset | None = None, eval_dataset: datasets.Dataset | None = None
+) -> SSLTrainer:
+    """Builds a trainer and lets it train; returns it.
+
+    Args:
+        arguments: what `build_arguments` returned.
+        train_dataset, eval_dataset: see [`build_trainer`].
+    """
+
+    def run(recipe: Recipe, model_args: ModelArguments, data_args: DataArguments, args: PretrainingArguments):
+        trainer = build_trainer(recipe, model_args, data_args, args, train_dataset, eval_dataset)
+        trainer.train()
+        return trainer
+
+    return with_batch_that_fits(run, arguments)
+
+
+def with_batch_that_fits(run: Callable[..., Result], arguments: Arguments) -> Result:
+    """Calls `run(*arguments)`, with `auto_find_batch_size` again whenever memory runs out: with half the batch, and twice
+    the gradient accumulation.
+
+    So an optimizer step, its learning rate and the length of the run stay what they were, and a run that has written
+    checkpoints resumes. What memory a try held is freed first.
+
+    Raises:
+        ValueError: several processes would not agree on the batch.
+    """
+    *others, args = arguments
+    if not args.auto_find_batch_size:
+        return run(*arguments)
+    if PartialState().num_processes > 1:
+        raise ValueError(
+            "--auto_find_batch_size is for one process, as several would wait for the one that ran out of memory: leave it "
+            "out, and give --per_device_train_batch_size"
+        )
+    first = size = args.per_device_train_batch_size
+
+    def halve() -> int:
+        nonlocal size
+        # A divisor of the first one, so that a step has as many images as before.
+        before, size = size, next((each for each in range(size // 2, 0, -1) if first % each == 0), 0)
+        if size > 0:
+            logger.warning(
+                "a batch of %d images does not fit in memory: now %d, in %d forward passes an optimizer step, so that its "
+                "%d images and its learning rate stay",
+                *(before, size, args.gradient_accumulation_steps * first // size),
+                args.gradient_accumulation_steps * first,
+            )
+        return size
+
+    @find_executable_batch_size(starting_batch_size=first, reduce_batch_size_fn=halve)
+    def run_with(batch_size: int) -> Result:
+        release_memory()  # only now nothing holds the last try
+        if batch_size == first:
+            return run(*arguments)
+        smaller = args.replace(
+            per_device_train_batch_size=batch_size,
+            per_device_eval_batch_size=min(args.per_device_eval_batch_size, batch_size),
+            gradient_accumulation_steps=args.gradient_accumulation_steps * first // batch_size,
+            resume_from_checkpoint="latest",
+        )
+        return run(*others, smaller)
+
+    try:
+        return run_with()
+    except RuntimeError as error:
+        if size > 0:
+            raise
+        raise ValueError("not even one image fits in memory: choose a smaller model or image_size") from error
+
+
+def count_held_out(num_images: int, share: float) -> int:
+    return max(1, round(share * num_images))
+
+
+def hold_out(dataset: datasets.Dataset, share: float, seed: int) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """Splits a random part off a dataset, one image at least; returns what is left and the part."""
+    num_held_out = count_held_out(len(dataset), share)
+    order = np.random.default_rng([seed, _HOLD_OUT_STREAM]).permutation(len(dataset))
+    held_out, left = np.sort(order[:num_held_out]), np.sort(order[num_held_out:])
+    return dataset.select(left), dataset.select(held_out)
 
 
 def build_trainer(
@@ -81,6 +173,8 @@ def build_trainer(
             eval_dataset = load_image_dataset(Path(data_args.validation_dir), **columns)
         elif eval_dataset is None and data_args.eval_split is not None:
             eval_dataset = load_image_dataset(source, data_args.eval_split, config_name=config_name, **columns)
+        elif eval_dataset is None and data_args.train_val_split:
+            train_dataset, eval_dataset = hold_out(train_dataset, data_args.train_val_split, args.seed)
     torch.manual_seed(args.seed)
     return SSLTrainer(
         recipe.build_model(model_args.config_overrides, model_args.model_name_or_path),

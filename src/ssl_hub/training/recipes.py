@@ -49,30 +49,36 @@ class Recipe:
         """Makes the model: a new one, or with the weights of a checkpoint.
 
         Args:
-            overrides: of a new model's configuration, see `build_config`.
+            overrides: of a new model's configuration, see `build_config`; around a plain backbone, of all but that.
             name_or_path: a folder or a Hub id: of a model of the recipe's algorithm, or of a plain backbone of
                 transformers or timm, to which the recipe adds neck, head and image size. Or an architecture of timm.
 
         Raises:
-            ValueError: the checkpoint is of another algorithm, does not fit the recipe, or is damaged.
+            ValueError: the checkpoint is of another algorithm, does not fit the recipe or the overrides, or is damaged.
             OSError: there is no such checkpoint.
         """
         if name_or_path is None:
             return AutoModelForPreTraining.from_config(self.build_config(overrides))
         config, algorithm = read_config(name_or_path), self.model["model_type"]
-        if isinstance(config, SSLConfig) and config.model_type != algorithm:
+        is_ours = isinstance(config, SSLConfig)
+        if is_ours and config.model_type != algorithm:
             raise ValueError(
                 f"--model_name_or_path {name_or_path} is a {config.model_type!r}, and recipe {self.name} trains "
                 f"{algorithm!r}: its folder backbone/ gives the backbone alone"
             )
-        if not isinstance(config, SSLConfig):
-            config = self._config_around(fields_around_backbone(name_or_path, config))
+        if overrides is not None and (is_ours or "backbone_config" in parse_overrides(overrides)):
+            raise ValueError(
+                "--config_overrides change what is new in a model, and --model_name_or_path names what is trained already: "
+                f"leave one of them out; got {overrides!r} and {name_or_path!r}"
+            )
+        if not is_ours:
+            config = self._config_around(fields_around_backbone(name_or_path, config), overrides)
         return load_pretrained(AutoModelForPreTraining, name_or_path, config=config)
 
-    def _config_around(self, backbone_fields: dict) -> SSLConfig:
+    def _config_around(self, backbone_fields: dict, overrides: str | None) -> SSLConfig:
         """The recipe's configuration, on a backbone that is not the recipe's."""
         own = {"image_size": self.build_config().image_size, "backbone_config": backbone_fields["backbone_config"]}
-        return replace(self, model={**backbone_fields, **self.model, **own}).build_config()
+        return replace(self, model={**backbone_fields, **self.model, **own}).build_config(overrides)
 
     def build_config(self, overrides: str | None = None) -> SSLConfig:
         """Makes the model's configuration, with `overrides` such as `"mask_ratio=0.6,backbone_config.patch_size=8"`."""
@@ -223,9 +229,10 @@ def save_recipe(
     """Writes what a run was made of as a recipe, so that `--recipe path` runs it again.
 
     Args:
-        arguments: instances of the argument classes; where the run writes and what it starts from are left out.
+        arguments: instances of the argument classes; where the run writes and what it resumes from are left out.
     """
     left_out = (
+        *("recipe", "config_overrides"),  # which are in the model and what follows
         *("output_dir", "resume_from_checkpoint", "evaluation", "push_to_hub", "hub_model_id", "hub_private_repo"),
         "recipe_length",
     )

@@ -370,7 +370,7 @@ class SSLTrainer:
             if aside := clear_the_way(self.output_dir, self.step):
                 names = ", ".join(path.name for path in sorted(aside.glob("checkpoint-*")))
                 logger.warning("the run continues from step %d, so %s moved to %s", self.step, names, aside)
-            arguments = [self.args] if self.data_args is None else [self.data_args, self.args]
+            arguments = [each for each in (self.model_args, self.data_args, self.args) if each is not None]
             save_recipe(self.output_dir / "recipe.yaml", self.model.config, self.views, self.evaluation, arguments)
         self.accelerator.wait_for_everyone()
         settings = {key: value for key, value in vars(self.args).items() if isinstance(value, int | float | str)}
