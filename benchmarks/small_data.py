@@ -14,7 +14,7 @@ import multiprocessing
 import resource
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -23,6 +23,7 @@ from torch import nn
 from ssl_hub import SSLTrainer, load_image_dataset
 from ssl_hub.evaluation.base import LabelledFeatures
 from ssl_hub.evaluation.evaluators import build_evaluators
+from ssl_hub.evaluation.feature_models import pixel_baseline
 from ssl_hub.evaluation.features import extract_dataset
 from ssl_hub.training.arguments import build_arguments
 from ssl_hub.training.pretraining import build_trainer
@@ -34,6 +35,7 @@ NARROW = {
     "vit": {"image_size": 64, "hidden_size": 96, "num_hidden_layers": 4, "intermediate_size": 384},
     "swin": {"image_size": 64, "embed_dim": 32, "depths": [2, 2, 2], "num_heads": [1, 2, 4], "window_size": 4},
 }
+EVALUATORS = ("knn", "linear_probe", "label_free")
 
 
 def _percent(name: str) -> Callable[[dict], str]:
@@ -110,19 +112,21 @@ def measure(description: str, args: argparse.Namespace) -> None:
         "losses": [round(losses[0], 4), round(losses[-1], 4)],
         "before": before,
         "after": evaluate(trainer.model, trainer.image_processor, splits),
+        "pixels": evaluate(*pixel_baseline(), splits, ["knn"]),
     }
     with args.results.open("a") as file:
         file.write(json.dumps(result) + "\n")
     print(markdown([result]), flush=True)
 
 
-def evaluate(model: nn.Module, image_processor, splits: list) -> dict[str, float]:
+def evaluate(model: nn.Module, image_processor, splits: list, names: Sequence[str] = EVALUATORS) -> dict[str, float]:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     features = []
     for dataset in splits:
-        table = extract_dataset(model, dataset, image_processor, batch_size=256)
+        table = extract_dataset(model, dataset, image_processor, batch_size=256, device=device)
         features.append(LabelledFeatures(table.features, torch.tensor(dataset["label"])))
     metrics = {}
-    for evaluator in build_evaluators([{"type": name} for name in ("knn", "linear_probe", "label_free")]):
+    for evaluator in build_evaluators([{"type": name} for name in names]):
         metrics |= evaluator.evaluate(features[1], features[0])
     return {name: round(value, 4) for name, value in metrics.items()}
 
