@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ssl_hub.data.datasets import is_remote
 from ssl_hub.data.images import EncodedImage, UnreadableImageError, decode_image
-from ssl_hub.data.views import View
+from ssl_hub.data.views import Draws, View
 
 # The second word of the entropy that orders and views are seeded with, so that no two random streams of a run share a
 # seed. The trainer's streams are small numbers.
@@ -22,6 +22,8 @@ _ORDER_STREAM = int.from_bytes(b"orde", "big")
 _VIEW_STREAM = int.from_bytes(b"view", "big")
 # Stands for the epoch of views that belong to none.
 _NO_EPOCH = 2**32 - 1
+# Files that a process holds open; drawing for more at once would not be faster.
+_IMAGES_AT_ONCE = 64
 
 
 def build_train_loader(
@@ -261,36 +263,80 @@ class ViewDataset(Dataset):
         self.remote = is_remote(dataset)
 
     def __getitem__(self, key: tuple) -> dict:
-        key = ViewKey(*key)
-        unreadable = []
-        for row, shown in self._candidates(key):
+        return self.__getitems__([key])[0]
+
+    def __getitems__(self, keys: Sequence[tuple]) -> list[dict]:
+        samples = []
+        for start in range(0, len(keys), _IMAGES_AT_ONCE):
+            samples += self._load([ViewKey(*key) for key in keys[start : start + _IMAGES_AT_ONCE]])
+        return samples
+
+    def _load(self, keys: list[ViewKey]) -> list[dict]:
+        samples = [{"views": None, "index": key.index, "unreadable": []} for key in keys]
+        missing = list(range(len(keys)))
+        for offset in range(len(self.dataset) if keys[0].row is None else 1):
+            missing = self._fill(samples, keys, missing, offset)
+            if not missing:
+                break
+        return samples
+
+    def _fill(self, samples: list[dict], keys: list[ViewKey], missing: list[int], offset: int) -> list[int]:
+        """Shows the images so many rows after those of the keys; returns which samples still miss one."""
+        opened = []
+        for i, row, shown in zip(missing, *self._rows([keys[i] for i in missing], offset), strict=True):
             try:
-                encoded = EncodedImage(row["image"], f"row {shown}", remote=self.remote)
-                drawn = self._draw(encoded.height, encoded.width, key)
-                # Decoded once, whatever the number of views, and no larger than they need.
-                resolution = max(view.resolution(parameters) for view, parameters in drawn)
-                image = encoded.pixels(resolution)
+                opened.append((i, shown, self._open(row, shown)))
             except UnreadableImageError as error:
-                unreadable.append(error.name)
-            else:
-                rendered = [view.render(image, parameters) for view, parameters in drawn]
-                return {"views": rendered, "index": shown, "unreadable": unreadable}
-        return {"views": None, "index": key.index, "unreadable": unreadable}
+                samples[i]["unreadable"].append(error.name)
+        if opened:
+            images = [image for _, _, image in opened]
+            drawn = self._draw(
+                [keys[i] for i, _, _ in opened],
+                np.array([image.height for image in images]),
+                np.array([image.width for image in images]),
+            )
+            # Decoded once, whatever the number of views, and no larger than they need.
+            resolutions = np.max(
+                [view.resolution(parameters) for view, parameters in zip(self.views, drawn, strict=True)], axis=0
+            )
+            for k, (i, shown, image) in enumerate(opened):
+                own = [{name: values[k] for name, values in parameters.items()} for parameters in drawn]
+                try:
+                    samples[i] |= self._show(image, resolutions[k], own) | {"index": shown}
+                except UnreadableImageError as error:
+                    samples[i]["unreadable"].append(error.name)
+        return [i for i in missing if samples[i]["views"] is None]
 
-    def _candidates(self, key: ViewKey) -> Iterator[tuple[dict, int]]:
-        if key.row is not None:
-            yield key.row, key.index
-        else:
-            for i in range(key.index, key.index + len(self.dataset)):
-                yield self.dataset[i % len(self.dataset)], i % len(self.dataset)
+    def _rows(self, keys: list[ViewKey], offset: int) -> tuple[list[dict], list[int]]:
+        if keys[0].row is not None:
+            return [key.row for key in keys], [key.index for key in keys]
+        indices = [(key.index + offset) % len(self.dataset) for key in keys]
+        if hasattr(self.dataset, "__getitems__"):
+            return self.dataset.__getitems__(indices), indices
+        return [self.dataset[index] for index in indices], indices
 
-    def _draw(self, height: int, width: int, key: ViewKey) -> list[tuple[View, dict]]:
-        entropy = [self.seed, _VIEW_STREAM, key.epoch, key.index, key.repeat]
-        seed = np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]
-        # Views draw from the CPU's generator; torch.manual_seed would reset the accelerators' too.
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(int(seed))
-            return [(view, view.draw(height, width)) for view in self.views]
+    def _open(self, row: dict, shown: int) -> EncodedImage:
+        return EncodedImage(row["image"], f"row {shown}", remote=self.remote)
+
+    def _draw(self, keys: list[ViewKey], heights: np.ndarray, widths: np.ndarray) -> list[dict[str, np.ndarray]]:
+        words = np.array([key[:3] for key in keys], np.uint64).T
+        draws = Draws(self.seed, _VIEW_STREAM, *words)
+        return [view.draw(heights, widths, draws.split(i)) for i, view in enumerate(self.views)]
+
+    def _show(self, image: EncodedImage, resolution: float, drawn: list[dict]) -> dict:
+        """What a sample has of an image, from its parameters of each view."""
+        pixels = self._decode(image, resolution, drawn)
+        return {"views": [view.render(pixels, own) for view, own in zip(self.views, drawn, strict=True)]}
+
+    def _decode(self, image: EncodedImage, resolution: float, drawn: list[dict]) -> np.ndarray:
+        """Pixels of at least this share of the image's size; the boxes of the parameters become those in them."""
+        pixels = image.pixels(resolution)
+        height, width = pixels.shape[:2]
+        if (height, width) != (image.height, image.width):
+            scale = np.array([height / image.height, width / image.width] * 2)
+            for own in drawn:
+                own["box"] = np.rint(own["box"] * scale).astype(int)
+        return pixels
 
 
 def collate(samples: list[dict]) -> dict:
