@@ -41,6 +41,9 @@ class View(Protocol):
     def resolution(self, parameters: Mapping[str, np.ndarray]) -> np.ndarray:
         """The share of each image's height and width that is enough to render what was drawn; above 1 all is needed."""
 
+    def largest_resolution(self, height: int, width: int) -> float:
+        """What that is at most, whatever is drawn for an image of this size."""
+
     def render(self, image: np.ndarray, parameters: Mapping) -> dict[str, torch.Tensor]:
         """Turn RGB pixels `(H, W, 3)` and the parameters of this image into named tensors, images as uint8."""
 

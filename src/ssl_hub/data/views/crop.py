@@ -1,5 +1,6 @@
 """The random resized crop, and what comes with it: a mask of its patches, the same crop once more as a target."""
 
+import math
 from collections.abc import Callable, Mapping
 
 import cv2
@@ -62,6 +63,7 @@ class CropView:
         self.operations = build_operations(view, where)
         self.mask = build_mask(view["mask"], f"{where}.mask", self.size) if "mask" in view else None
         self.target = build_target(view["target"], f"{where}.target") if "target" in view else None
+        self._edge = max(self.size, 0 if self.target is None else self.target.size)
         self.statistics = {"pixel_values": statistics(view, where)}
         if self.target is not None:
             self.statistics["target_pixel_values"] = self.target.statistics
@@ -79,8 +81,13 @@ class CropView:
 
     def resolution(self, parameters: Mapping[str, np.ndarray]) -> np.ndarray:
         """The share of the images' height and width at which the crop is as large as what is made of it."""
-        box, target = parameters["box"], 0 if self.target is None else self.target.size
-        return max(self.size, target) / (box[..., 2:] - box[..., :2]).min(axis=-1)
+        box = parameters["box"]
+        return self._edge / (box[..., 2:] - box[..., :2]).min(axis=-1)
+
+    def largest_resolution(self, height: int, width: int) -> float:
+        """What `resolution` is at most."""
+        edge = math.sqrt(self.scale[0] * height * width * min(self.ratio[0], 1 / self.ratio[1]))
+        return self._edge / max(1, math.floor(edge))
 
     def render(self, image: np.ndarray, parameters: Mapping) -> dict[str, torch.Tensor]:
         """Render what was drawn for an image from its RGB pixels `(H, W, 3)`."""

@@ -63,6 +63,10 @@ class PatchesView:
         """The share of the images' height and width at which they are as large as the square that they are resized to."""
         return self.resize / parameters["box"][..., 2:].min(axis=-1)
 
+    def largest_resolution(self, height: int, width: int) -> float:
+        """What `resolution` is at most."""
+        return self.resize / min(height, width)
+
     def render(self, image: np.ndarray, parameters: Mapping) -> dict[str, torch.Tensor]:
         """Render what was drawn for an image from its RGB pixels `(H, W, 3)`."""
         top, left, bottom, right = parameters["box"].tolist()
