@@ -1,5 +1,6 @@
 """The checks of single modules, losses and functions, by the kind of part: see run_reference.py."""
 
+import numpy as np
 import torch
 from reference_case import Case
 from torch import nn
@@ -11,6 +12,7 @@ from ssl_hub.configuration_utils import BackboneConfig
 from ssl_hub.conversion import mmselfsup
 from ssl_hub.conversion.state_dicts import load_strictly
 from ssl_hub.data.processing import Normalize
+from ssl_hub.data.views import Draws
 from ssl_hub.data.views.mask import build_mask
 from ssl_hub.lifecycle import cosine_ramp
 from ssl_hub.modeling_utils import BackboneForImageClassification
@@ -626,13 +628,13 @@ def check_masks(case: Case) -> None:
             if rows == columns:
                 options = {"kind": "blockwise", "patch": 1, "count": count, "min_num_patches": smallest}
                 view_mask = build_mask(options, "mask", rows)
-                drawn.append(torch.stack([view_mask.draw() for _ in range(samples)]))
+                drawn.append(torch.from_numpy(view_mask.draw(Draws(0, np.arange(samples)))))
         else:
             count, cell, patch = fields["count"], fields["mask_patch_size"], fields["model_patch_size"]
             drawn = [aligned_patch_mask(samples, rows, columns, count, torch.device("cpu"), cell // patch)]
             options = {"kind": "aligned", "patch": patch, "cell": cell, "ratio": fields["mask_ratio"]}
             view_mask = build_mask(options, "mask", fields["input_size"])
-            drawn.append(torch.stack([view_mask.draw() for _ in range(samples)]))
+            drawn.append(torch.from_numpy(view_mask.draw(Draws(0, np.arange(samples)))))
         for masks in drawn:
             case.compare("features", masks.sum(dim=1), torch.full((samples,), count))
             frequency = masks.unflatten(1, (rows, columns)).double().mean(dim=0)

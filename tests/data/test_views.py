@@ -1,11 +1,13 @@
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from PIL import Image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from ssl_hub.data.views import INPUT_KEYS, build_views
+from ssl_hub.data.views import INPUT_KEYS, Draws, build_views
+from ssl_hub.data.views.crop import draw_boxes
 
 JITTER = {"p": 1.0, "brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1}
 
@@ -16,12 +18,18 @@ def photo():
     return Image.merge("RGB", [noise, noise.rotate(90, expand=False), noise.rotate(180)])
 
 
-def render(view, image):
-    return view.render(np.asarray(image), view.draw(image.height, image.width))
+def draw_many(view, count, height, width, seed=0):
+    """The parameters of `count` images of one size, a dict for each."""
+    drawn = view.draw(np.full(count, height), np.full(count, width), Draws(seed, np.arange(count)))
+    return [{name: values[i] for name, values in drawn.items()} for i in range(count)]
+
+
+def render(view, image, seed=0):
+    return view.render(np.asarray(image), draw_many(view, 1, image.height, image.width, seed)[0])
 
 
 def pixels_of(view):
-    return lambda image: render(view, image)["pixel_values"]
+    return lambda image, seed=0: render(view, image, seed)["pixel_values"]
 
 
 def whole(**view):
@@ -39,7 +47,7 @@ def test_one_view_for_each_of_the_count(photo):
     views = build_views(
         [{"count": 2, "size": 24, "color_jitter": JITTER}, {"count": 3, "size": 16, "scale": [0.05, 0.14]}]
     )
-    pixels = [pixels_of(view)(photo) for view in views]
+    pixels = [pixels_of(view)(photo, seed) for seed, view in enumerate(views)]
     assert [tuple(p.shape) for p in pixels] == 2 * [(3, 24, 24)] + 3 * [(3, 16, 16)]
     assert all(p.dtype == torch.uint8 for p in pixels)
     assert not torch.equal(pixels[0], pixels[1])
@@ -47,13 +55,80 @@ def test_one_view_for_each_of_the_count(photo):
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 def test_the_crop_is_torchvisions(photo, interpolation):
-    view = {"size": 20, "scale": [0.2, 0.5], "ratio": [0.5, 2.0], "interpolation": interpolation}
-    peer = v2.RandomResizedCrop(20, (0.2, 0.5), (0.5, 2.0), v2.InterpolationMode(interpolation), antialias=True)
-    torch.manual_seed(3)
-    ours = pixels_of(build_views([view])[0])(photo)
-    torch.manual_seed(3)
-    theirs = functional.pil_to_tensor(peer(photo))  # resized by Pillow, which rounds once more
-    assert (ours.float() - theirs.float()).abs().mean() < 1
+    (view,) = build_views([{"size": 20, "scale": [0.2, 0.5], "ratio": [0.5, 2.0], "interpolation": interpolation}])
+    (parameters,) = draw_many(view, 1, photo.height, photo.width)
+    top, left, bottom, right = parameters["box"].tolist()
+    ours = view.render(np.asarray(photo), parameters)["pixel_values"]
+    theirs = functional.resized_crop(
+        functional.pil_to_tensor(photo),
+        *(top, left, bottom - top, right - left),
+        [20, 20],
+        v2.InterpolationMode(interpolation),
+        antialias=True,
+    )
+    assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "scale", "ratio"),
+    [
+        (375, 500, (0.08, 1.0), (3 / 4, 4 / 3)),
+        (32, 32, (0.2, 1.0), (3 / 4, 4 / 3)),
+        (40, 200, (0.5, 1.0), (3 / 4, 4 / 3)),  # most tries do not fit: the centre
+        (200, 30, (0.1, 0.6), (0.5, 2.0)),
+    ],
+)
+def test_boxes_are_distributed_as_torchvisions(height, width, scale, ratio):
+    count = 4000
+    tops, lefts, bottoms, rights = draw_boxes(
+        np.full(count, height), np.full(count, width), scale, ratio, Draws(1, np.arange(count))
+    ).T
+    ours = np.stack([tops, lefts, bottoms - tops, rights - lefts])
+    crop, image = v2.RandomResizedCrop(8, scale, ratio), [torch.empty(3, height, width, device="meta")]
+    torch.manual_seed(0)
+    theirs = [crop.make_params(image) for _ in range(count)]
+    theirs = np.array([[drawn[name] for drawn in theirs] for name in ("top", "left", "height", "width")])
+    pairs = [*zip(ours, theirs, strict=True), (ours[2] * ours[3], theirs[2] * theirs[3])]
+    for mine, other in pairs:
+        assert scipy.stats.ks_2samp(mine, other).pvalue > 1e-4
+    assert (tops >= 0).all() and (lefts >= 0).all() and (bottoms <= height).all() and (rights <= width).all()
+
+
+def test_colors_are_distributed_as_torchvisions():
+    count, strengths = 4000, {"brightness": 1.6, "contrast": 0.4, "saturation": 0.2, "hue": 0.1}
+    (view,) = build_views([{"size": 8, "color_jitter": {"p": 0.8, **strengths}}])
+    drawn = view.draw(np.full(count, 8), np.full(count, 8), Draws(0, np.arange(count)))
+    jitter = v2.ColorJitter(**strengths)
+    torch.manual_seed(0)
+    theirs = [jitter.make_params([]) for _ in range(count)]
+    for i, name in enumerate(strengths):
+        factors = [parameters[f"{name}_factor"] for parameters in theirs]
+        assert scipy.stats.ks_2samp(drawn["factors"][:, i], factors).pvalue > 1e-4
+    orders = [
+        np.unique(order, axis=0, return_counts=True)
+        for order in (drawn["order"], [p["fn_idx"].tolist() for p in theirs])
+    ]
+    assert np.array_equal(orders[0][0], orders[1][0]) and len(orders[0][0]) == 24
+    assert scipy.stats.chi2_contingency([counts for _, counts in orders]).pvalue > 1e-4
+    assert drawn["color_jitter"].mean() == pytest.approx(0.8, abs=0.03)
+    correlation = np.corrcoef(np.stack([*drawn["factors"].T, *drawn["box"].T[:2], drawn["color_jitter"]]))
+    assert np.abs(correlation[:4, 4:]).max() < 0.08  # five standard deviations
+
+
+def test_draws_are_functions_of_their_keys():
+    keys = np.arange(1000)
+    numbers = Draws(3, 7, keys).uniform(50)
+    assert numbers.min() >= 0 and numbers.max() < 1 and len(np.unique(numbers)) == numbers.size
+    assert scipy.stats.kstest(numbers.ravel(), "uniform").pvalue > 1e-4
+    assert np.abs(np.corrcoef(numbers.T) - np.eye(50)).max() < 0.17  # of 1,000, five standard deviations
+    assert np.array_equal(Draws(3, 7, keys[500:501]).uniform(50)[0], numbers[500])
+    assert np.array_equal([one.uniform(50)[0] for one in Draws(3, 7, keys[:3])], numbers[:3])
+    draws = Draws(3, 7, keys)
+    assert np.array_equal(np.hstack([draws.uniform(20), draws.uniform(30)]), numbers)
+    others = [Draws(7, 3, keys), Draws(3, 7, keys + 1000), draws.split(0), draws.split(1), Draws(3, keys + 8, 7)]
+    assert len(np.unique([numbers, *(other.uniform(50) for other in others)])) == 6 * numbers.size
+    # As on every machine.
+    assert [number.hex() for number in Draws(1, 2).uniform(2)[0]] == ["0x1.004b752bc456cp-1", "0x1.38c2843202deap-2"]
 
 
 def test_defaults_are_the_crop_alone(square):
@@ -77,7 +152,6 @@ def test_each_step(square):
     assert torch.equal(whole(solarize={"p": 1})(square), torch.where(pixels >= 128, 255 - pixels, pixels))
     assert torch.equal(whole(solarize={"p": 1, "threshold": 0})(square), 255 - pixels)
 
-    torch.manual_seed(0)
     jittered = whole(color_jitter={"p": 1, "brightness": 0.5})(square).float()
     ratio = jittered.mean() / pixels.float().mean()
     assert 0.5 <= ratio <= 1.5 and abs(ratio - 1) > 0.01
@@ -91,17 +165,18 @@ def test_each_step(square):
 )
 def test_the_colors_are_torchvisions(photo, name, tolerance):
     """Of the same draws, but for the rounding to 8 bits of each step; Pillow cuts."""
-    strengths = {"brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.3}
-    strengths = strengths if name is None else {name: strengths[name]}
+    every = {"brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.3}
+    strengths = every if name is None else {name: every[name]}
     smooth = photo.resize((16, 16)).resize((64, 64), Image.Resampling.BICUBIC)
-    ours, theirs = whole(size=64, color_jitter={"p": 1, **strengths}), v2.ColorJitter(**strengths)
-    for seed in range(20):
-        torch.manual_seed(seed)
-        changed = ours(smooth)
-        torch.manual_seed(seed)
-        (view,) = build_views([{"size": 64, "scale": [1, 1], "ratio": [1, 1], "color_jitter": {"p": 1, **strengths}}])
-        parameters = view.draw(64, 64)["operations"][0]
-        expected = functional.pil_to_tensor(theirs.transform(smooth, parameters))
+    (view,) = build_views([{"size": 64, "scale": [1, 1], "ratio": [1, 1], "color_jitter": {"p": 1, **strengths}}])
+    theirs = v2.ColorJitter(**strengths)
+    for parameters in draw_many(view, 20, 64, 64):
+        changed = view.render(np.asarray(smooth), parameters)["pixel_values"]
+        factors = {f"{name}_factor": None for name in every}
+        factors |= dict(zip([f"{name}_factor" for name in strengths], parameters["factors"].tolist(), strict=True))
+        order = [[*every].index(list(strengths)[i]) for i in parameters["order"]]
+        drawn = {"fn_idx": torch.tensor(order), **factors}
+        expected = functional.pil_to_tensor(theirs.transform(smooth, drawn))
         difference = (changed.int() - expected.int()).abs().float()
         assert difference.quantile(0.99) <= tolerance
 
@@ -114,8 +189,8 @@ def test_order_of_the_steps(square):
 
 def test_rotation(square):
     (view,) = build_views([{"size": 32, "scale": [1, 1], "ratio": [1, 1], "rotation": 20}])
-    drawn = [view.draw(32, 32) for _ in range(100)]
-    angles = torch.tensor([parameters["operations"][0]["angle"] for parameters in drawn])
+    drawn = draw_many(view, 100, 32, 32)
+    angles = torch.tensor([parameters["angle"] for parameters in drawn])
     assert -20 <= angles.min() < -10 and 10 < angles.max() <= 20
     turned = view.render(np.asarray(square), drawn[0])["pixel_values"]
     assert torch.equal(turned, functional.pil_to_tensor(square.rotate(angles[0].item())))  # nearest, black outside
@@ -135,7 +210,7 @@ def test_rendering_is_deterministic(photo):
         "mask": {"kind": "random", "patch": 4, "ratio": 0.5},
     }
     for view in build_views([crop, {"kind": "patches", "size": 10, "jitter": 2, "resize": 40}]):
-        parameters = view.draw(photo.height, photo.width)
+        (parameters,) = draw_many(view, 1, photo.height, photo.width)
         state = torch.get_rng_state()
         first, second = view.render(np.asarray(photo), parameters), view.render(np.asarray(photo), parameters)
         assert torch.equal(torch.get_rng_state(), state)
@@ -154,24 +229,27 @@ def test_the_target_shows_the_same_crop():
     view = {"size": 32, "scale": [0.2, 0.5], "hflip": 0.5, "target": {"size": 16, "interpolation": "bilinear"}}
     (view,) = build_views([view])
     (solarized,) = build_views([{"size": 32, "solarize": {"p": 0.5}, "target": {"size": 16}}])
-    torch.manual_seed(0)
     flips, corners = set(), set()
-    for _ in range(20):
-        outputs = render(view, image)
+    for seed in range(20):
+        outputs = render(view, image, seed)
         crop, target = outputs["pixel_values"].float(), outputs["target_pixel_values"].float()
         halved = functional.resize(crop, [16, 16], antialias=True)
         assert (halved - target)[:2].abs().max() < 4  # of 256; a pixel of the target is worth up to 12
         flips.add(bool(crop[0, 0, 0] > crop[0, 0, -1]))
         corners.add(tuple(crop[:2, 0, 0].tolist()))
-        outputs = {name: tensor.float().mean((1, 2)) for name, tensor in render(solarized, image).items()}
+        outputs = {name: tensor.float().mean((1, 2)) for name, tensor in render(solarized, image, seed).items()}
         torch.testing.assert_close(outputs["pixel_values"], outputs["target_pixel_values"], atol=6, rtol=0)
     assert flips == {True, False} and len(corners) > 15
+
+
+def masks_of(view, count):
+    return torch.from_numpy(view.draw(np.full(count, 64), np.full(count, 64), Draws(0, np.arange(count)))["mask"])
 
 
 def test_random_mask():
     for mask, count in (({"ratio": 0.6}, 10), ({"count": 3}, 3)):
         (view,) = build_views([{"size": 64, "mask": {"kind": "random", **mask}}])
-        masks = torch.stack([view.draw(64, 64)["mask"] for _ in range(1000)])
+        masks = masks_of(view, 1000)
         assert masks.shape == (1000, 16) and masks.dtype == torch.bool
         assert (masks.sum(1) == count).all()
         assert (masks.float().mean(0) - count / 16).abs().max() < 0.08  # five standard deviations
@@ -184,7 +262,7 @@ def test_random_mask():
 def test_aligned_mask(size, cell, patch, ratio, count, block):
     mask = {"kind": "aligned", "ratio": ratio, "cell": cell, "patch": patch}
     (view,) = build_views([{"size": size, "mask": mask}])
-    masks = torch.stack([view.draw(size, size)["mask"] for _ in range(400)])
+    masks = masks_of(view, 400)
     assert (masks.sum(1) == count).all()
     grid = size // patch
     cells = masks.view(-1, grid // block, block, grid // block, block).transpose(2, 3).flatten(3)
@@ -197,8 +275,7 @@ def test_blockwise_mask():
     # MMSelfSup 1.0 (BEiT, CAE), 8,000 masks: the masked share of the rings of patches, from the border to the centre
     rings = [0.1429, 0.2903, 0.4317, 0.5471, 0.6364, 0.6937, 0.7200]
     (view,) = build_views([{"size": 224, "mask": {"kind": "blockwise", "count": 75, "patch": 16}}])
-    torch.manual_seed(0)
-    masks = torch.stack([view.draw(224, 224)["mask"] for _ in range(2000)]).view(-1, 14, 14)
+    masks = masks_of(view, 2000).view(-1, 14, 14)
     assert (masks.sum((1, 2)) == 75).all()
     share = masks.float().mean(0)
     from_border = torch.minimum(torch.arange(14), 13 - torch.arange(14))
@@ -215,10 +292,10 @@ def test_blockwise_mask():
 def test_blockwise_mask_always_ends(grid, count):
     mask = {"kind": "blockwise", "count": count, "patch": 2, "min_num_patches": 1, "max_num_patches": 1}
     (view,) = build_views([{"size": 2 * grid, "mask": mask}])
-    assert all(view.draw(8, 8)["mask"].sum() == count for _ in range(20))
+    assert (masks_of(view, 20).sum(1) == count).all()
     mask = {"kind": "blockwise", "count": count, "patch": 2, "min_num_patches": count}
     (view,) = build_views([{"size": 2 * grid, "mask": mask}])
-    assert view.draw(8, 8)["mask"].sum() == count
+    assert masks_of(view, 1).sum() == count
 
 
 def test_patches_column_by_column():
@@ -227,7 +304,7 @@ def test_patches_column_by_column():
     pixels = torch.stack([ramp.expand(60, -1), ramp[:, None].expand(-1, 60), torch.zeros(60, 60, dtype=torch.uint8)])
     (view,) = build_views([{"kind": "patches", "grid": 3, "size": 12, "jitter": 6, "resize": 60, "grayscale": 0}])
     corners = torch.stack(
-        [render(view, functional.to_pil_image(pixels))["pixel_values"][:, :2, 0, 0] for _ in range(200)]
+        [render(view, functional.to_pil_image(pixels), seed)["pixel_values"][:, :2, 0, 0] for seed in range(200)]
     )
     corners = corners.float() / 4  # (200, 9, 2): left and top edge of each patch
     cell = torch.arange(9) // 3, torch.arange(9) % 3  # column, row
@@ -241,21 +318,19 @@ def test_patches_column_by_column():
 
 def test_patches_of_a_default(photo):
     (view,) = build_views([{"kind": "patches"}])
-    torch.manual_seed(0)
-    drawn = [view.draw(photo.height, photo.width) for _ in range(300)]
-    tops = {parameters["grid"]["top"] for parameters in drawn}
+    drawn = draw_many(view, 300, photo.height, photo.width)
+    tops = {parameters["grid"][0].item() for parameters in drawn}
     assert (min(tops), max(tops)) == (0, 292 - 255)
     pixels = [view.render(np.asarray(photo), parameters)["pixel_values"] for parameters in drawn[:40]]
     assert all(p.shape == (9, 3, 64, 64) and p.dtype == torch.uint8 for p in pixels)
     gray = sum(torch.equal(p[:, 0], p[:, 2]) for p in pixels)
-    assert gray == sum(parameters["operations"][0] is not None for parameters in drawn[:40])
-    assert 0.55 < sum(parameters["operations"][0] is not None for parameters in drawn) / 300 < 0.77
+    assert gray == sum(parameters["grayscale"] for parameters in drawn[:40])
+    assert 0.55 < sum(parameters["grayscale"] for parameters in drawn) / 300 < 0.77
 
 
 def test_probabilities(square):
-    torch.manual_seed(0)
     pixels, half = functional.pil_to_tensor(square), whole(hflip=0.5)
-    flipped = sum(not torch.equal(half(square), pixels) for _ in range(200))
+    flipped = sum(not torch.equal(half(square, seed), pixels) for seed in range(200))
     assert 70 < flipped < 130
 
 

@@ -282,6 +282,25 @@ def test_a_resumed_stream_goes_on_where_it_was(tmp_path):
     assert metrics_of(tmp_path / "halves") == metrics_of(tmp_path / "whole")
 
 
+@pytest.mark.parametrize(
+    "options", [{"augment_on_device": True}, {"cache_images": "memory"}, {"cache_images": "device"}]
+)
+def test_where_views_are_rendered_and_images_kept(tmp_path, options):
+    losses = []
+    for folder, steps, given in (
+        ("plain", 10, {}),
+        ("whole", 10, options),
+        ("halves", 6, options),
+        ("halves", 10, options),
+    ):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        given = given | {"max_train_steps": steps, "lr_scheduler_type": "constant", "resume_from_checkpoint": "latest"}
+        build_trainer(tmp_path / folder, **given).train()
+        losses.append(losses_of(tmp_path / folder))
+    assert losses[3] == losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)  # pixels may differ by a level
+
+
 def test_a_streamed_dataset_needs_the_number_of_steps(tmp_path, parquet):
     with pytest.raises(ValueError, match="no known length: give --max_train_steps"):
         build_trainer(tmp_path / "run", load_image_dataset(parquet, streaming=True), max_train_steps=None)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import cv2
 import fsspec
 import numpy as np
+import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
@@ -124,6 +125,28 @@ class EncodedImage:
         except Exception as error:  # a damaged file makes Pillow's decoders raise nearly anything, struct.error too
             message = f"{self.name}: {type(error).__name__}: {printable(error)}"
             raise UnreadableImageError(message, self.name) from error
+
+
+class DecodedImage:
+    """An image of `cache_images`, as an `EncodedImage`.
+
+    Raises:
+        UnreadableImageError: It could not be decoded.
+    """
+
+    def __init__(self, image: "torch.Tensor | str"):
+        if isinstance(image, str):
+            raise UnreadableImageError(f"{image} could not be decoded", image)
+        self._image = image
+        self.height, self.width = image.shape[:2]
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether its pixels are not in this process."""
+        return self._image.is_meta
+
+    def pixels(self, resolution: float = 1.0) -> np.ndarray:
+        return self._image.numpy()
 
 
 class _RefusedError(Exception):

@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import cycle, islice
@@ -14,8 +14,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ssl_hub.data.datasets import is_remote
-from ssl_hub.data.images import EncodedImage, UnreadableImageError, decode_image
-from ssl_hub.data.views import View
+from ssl_hub.data.images import DecodedImage, EncodedImage, UnreadableImageError, decode_image
+from ssl_hub.data.views import Draws, View
 
 # The second word of the entropy that orders and views are seeded with, so that no two random streams of a run share a
 # seed. The trainer's streams are small numbers.
@@ -23,6 +23,8 @@ _ORDER_STREAM = int.from_bytes(b"orde", "big")
 _VIEW_STREAM = int.from_bytes(b"view", "big")
 # Stands for the epoch of views that belong to none.
 _NO_EPOCH = 2**32 - 1
+# Files that a process holds open; drawing for more at once would not be faster.
+_IMAGES_AT_ONCE = 64
 
 
 def build_train_loader(
@@ -36,6 +38,8 @@ def build_train_loader(
     num_workers: int = 0,
     pin_memory: bool = False,
     shuffle_buffer_size: int = 10_000,
+    images: "Sequence[torch.Tensor | str] | None" = None,
+    rendered: bool = True,
 ) -> DataLoader:
     """Load this process's share of shuffled, augmented batches, as `collate` makes them.
 
@@ -50,6 +54,9 @@ def build_train_loader(
         num_processes, process_index: The processes that train together, and which one of them this is. Side by side
             their batches are those of one process with `batch_size * num_processes`.
         shuffle_buffer_size: Rows of a streamed dataset that are held in memory to shuffle it.
+        images: What `cache_images` made of the dataset.
+        rendered: Whether the views are rendered. If not, batches are those of `collate_drawn`, for a `BatchRenderer`; they
+            have no pixels where the images are on the meta device.
 
     Raises:
         ValueError: The dataset has fewer rows than a batch of all processes, or a number makes no sense.
@@ -60,18 +67,18 @@ def build_train_loader(
     else:
         batch_sampler = EpochBatchSampler(len(dataset), *sampling)
     return DataLoader(
-        ViewDataset(dataset, views, seed),
+        ViewDataset(dataset, views, seed, images=images, rendered=rendered),
         batch_sampler=batch_sampler,
-        collate_fn=collate,
+        collate_fn=collate if rendered else collate_drawn,
         num_workers=num_workers,
-        worker_init_fn=_outlive_stop_signals,
+        worker_init_fn=outlive_stop_signals,
         pin_memory=pin_memory,
         persistent_workers=num_workers > 0,
         generator=torch.Generator(),  # its own, or each epoch would take a number from the global one
     )
 
 
-def _outlive_stop_signals(worker: int) -> None:
+def outlive_stop_signals(worker: int) -> None:
     """Keeps a worker at work when a terminal or a cluster signals every process of a run: the last step needs it.
 
     It ends with the process that started it, whose SIGTERM is the second one at the latest.
@@ -253,45 +260,104 @@ class ViewDataset(Dataset):
 
     An unreadable image is replaced by the next readable one. A streamed one has no next: its `views` are None, and
     `collate` puts another one of the batch in its place.
+
+    Args:
+        images: What `cache_images` made of the dataset, whose rows are not read then.
+        rendered: If not, the views of a sample are what was drawn for them, and it has `pixels` besides, uint8
+            `(H, W, 3)`: what the views see of the image. Images on the meta device have none.
     """
 
-    def __init__(self, dataset, views: Sequence[View], seed: int):
+    def __init__(self, dataset, views: Sequence[View], seed: int, *, images=None, rendered: bool = True):
         self.dataset = dataset
         self.views = views
         self.seed = seed
+        self.images = images
+        self.rendered = rendered
         self.remote = is_remote(dataset)
 
     def __getitem__(self, key: tuple) -> dict:
-        key = ViewKey(*key)
-        unreadable = []
-        for row, shown in self._candidates(key):
+        return self.__getitems__([key])[0]
+
+    def __getitems__(self, keys: Sequence[tuple]) -> list[dict]:
+        samples = []
+        for start in range(0, len(keys), _IMAGES_AT_ONCE):
+            samples += self._load([ViewKey(*key) for key in keys[start : start + _IMAGES_AT_ONCE]])
+        return samples
+
+    def _load(self, keys: list[ViewKey]) -> list[dict]:
+        samples = [{"views": None, "index": key.index, "unreadable": []} for key in keys]
+        missing = list(range(len(keys)))
+        for offset in range(len(self.dataset) if keys[0].row is None else 1):
+            missing = self._fill(samples, keys, missing, offset)
+            if not missing:
+                break
+        return samples
+
+    def _fill(self, samples: list[dict], keys: list[ViewKey], missing: list[int], offset: int) -> list[int]:
+        """Shows the images so many rows after those of the keys; returns which samples still miss one."""
+        opened = []
+        for i, row, shown in zip(missing, *self._rows([keys[i] for i in missing], offset), strict=True):
             try:
-                encoded = EncodedImage(row["image"], f"row {shown}", remote=self.remote)
-                drawn = self._draw(encoded.height, encoded.width, key)
-                # Decoded once, whatever the number of views, and no larger than they need.
-                resolution = max(view.resolution(parameters) for view, parameters in drawn)
-                image = encoded.pixels(resolution)
+                opened.append((i, shown, self._open(row, shown)))
             except UnreadableImageError as error:
-                unreadable.append(error.name)
-            else:
-                rendered = [view.render(image, parameters) for view, parameters in drawn]
-                return {"views": rendered, "index": shown, "unreadable": unreadable}
-        return {"views": None, "index": key.index, "unreadable": unreadable}
+                samples[i]["unreadable"].append(error.name)
+        if opened:
+            images = [image for _, _, image in opened]
+            drawn = self._draw(
+                [keys[i] for i, _, _ in opened],
+                np.array([image.height for image in images]),
+                np.array([image.width for image in images]),
+            )
+            # Decoded once, whatever the number of views, and no larger than they need.
+            resolutions = np.max(
+                [view.resolution(parameters) for view, parameters in zip(self.views, drawn, strict=True)], axis=0
+            )
+            for k, (i, shown, image) in enumerate(opened):
+                own = [{name: values[k] for name, values in parameters.items()} for parameters in drawn]
+                try:
+                    samples[i] |= self._show(image, resolutions[k], own) | {"index": shown}
+                except UnreadableImageError as error:
+                    samples[i]["unreadable"].append(error.name)
+        return [i for i in missing if samples[i]["views"] is None]
 
-    def _candidates(self, key: ViewKey) -> Iterator[tuple[dict, int]]:
-        if key.row is not None:
-            yield key.row, key.index
-        else:
-            for i in range(key.index, key.index + len(self.dataset)):
-                yield self.dataset[i % len(self.dataset)], i % len(self.dataset)
+    def _rows(self, keys: list[ViewKey], offset: int) -> tuple[list, list[int]]:
+        if keys[0].row is not None:
+            return [key.row for key in keys], [key.index for key in keys]
+        indices = [(key.index + offset) % len(self.dataset) for key in keys]
+        if self.images is not None:
+            return [self.images[index] for index in indices], indices
+        if hasattr(self.dataset, "__getitems__"):
+            return self.dataset.__getitems__(indices), indices
+        return [self.dataset[index] for index in indices], indices
 
-    def _draw(self, height: int, width: int, key: ViewKey) -> list[tuple[View, dict]]:
-        entropy = [self.seed, _VIEW_STREAM, key.epoch, key.index, key.repeat]
-        seed = np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]
-        # Views draw from the CPU's generator; torch.manual_seed would reset the accelerators' too.
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(int(seed))
-            return [(view, view.draw(height, width)) for view in self.views]
+    def _open(self, row, shown: int) -> "EncodedImage | DecodedImage":
+        if self.images is not None:
+            return DecodedImage(row)
+        return EncodedImage(row["image"], f"row {shown}", remote=self.remote)
+
+    def _draw(self, keys: list[ViewKey], heights: np.ndarray, widths: np.ndarray) -> list[dict[str, np.ndarray]]:
+        words = np.array([key[:3] for key in keys], np.uint64).T
+        draws = Draws(self.seed, _VIEW_STREAM, *words)
+        return [view.draw(heights, widths, draws.split(i)) for i, view in enumerate(self.views)]
+
+    def _show(self, image: "EncodedImage | DecodedImage", resolution: float, drawn: list[dict]) -> dict:
+        """What a sample has of an image, from its parameters of each view."""
+        if isinstance(image, DecodedImage) and image.is_elsewhere:
+            return {"views": drawn}
+        pixels = self._decode(image, resolution, drawn)
+        if not self.rendered:
+            return {"views": drawn, "pixels": _cut_to_views(pixels, drawn)}
+        return {"views": [view.render(pixels, own) for view, own in zip(self.views, drawn, strict=True)]}
+
+    def _decode(self, image: "EncodedImage | DecodedImage", resolution: float, drawn: list[dict]) -> np.ndarray:
+        """Pixels of at least this share of the image's size; the boxes of the parameters become those in them."""
+        pixels = image.pixels(resolution)
+        height, width = pixels.shape[:2]
+        if (height, width) != (image.height, image.width):
+            scale = np.array([height / image.height, width / image.width] * 2)
+            for own in drawn:
+                own["box"] = np.rint(own["box"] * scale).astype(int)
+        return pixels
 
     def time_parts(self, num_images: int) -> tuple[float, float]:
         """Seconds that an image takes here: to read and decode it, and to draw and render its views.
@@ -300,29 +366,45 @@ class ViewDataset(Dataset):
             UnreadableImageError: None of these images, which are from all over the dataset, can be read.
         """
         if isinstance(self.dataset, datasets.IterableDataset):
-            rows = iter(self.dataset.take(num_images))
+            keys = [ViewKey(_NO_EPOCH, i, row=row) for i, row in enumerate(self.dataset.take(num_images))]
         else:
-            rows = (self.dataset[len(self.dataset) * i // num_images] for i in range(num_images))
-        times, start = [], time.perf_counter()
-        for index, row in enumerate(rows):
+            keys = [ViewKey(_NO_EPOCH, len(self.dataset) * i // num_images) for i in range(num_images)]
+        times = []
+        for key in keys:
+            clock = [time.perf_counter()]
+            (row,), (shown,) = self._rows([key], 0)
             try:
-                encoded = EncodedImage(row["image"], f"row {index}", remote=self.remote)
-                opened = time.perf_counter()
-                drawn = self._draw(encoded.height, encoded.width, ViewKey(_NO_EPOCH, index))
-                resolution = max(view.resolution(parameters) for view, parameters in drawn)
-                begun = time.perf_counter()
-                image = encoded.pixels(resolution)
-                decoded = time.perf_counter()
-                for view, parameters in drawn:
-                    view.render(image, parameters)
-                times.append((opened - start + decoded - begun, begun - opened + time.perf_counter() - decoded))
+                image = self._open(row, shown)
+                clock.append(time.perf_counter())
+                drawn = self._draw([key], np.array([image.height]), np.array([image.width]))
+                resolution = max(view.resolution(each)[0] for view, each in zip(self.views, drawn, strict=True))
+                own = [{name: values[0] for name, values in each.items()} for each in drawn]
+                clock.append(time.perf_counter())
+                is_elsewhere = isinstance(image, DecodedImage) and image.is_elsewhere
+                pixels = None if is_elsewhere else self._decode(image, resolution, own)
+                clock.append(time.perf_counter())
             except UnreadableImageError:
-                pass
-            start = time.perf_counter()
+                continue
+            if self.rendered and pixels is not None:
+                for view, each in zip(self.views, own, strict=True):
+                    view.render(pixels, each)
+            clock.append(time.perf_counter())
+            opened, drew, decoded, rendered = np.diff(clock).tolist()
+            times.append((opened + decoded, drew + rendered))
         if not times:
             raise UnreadableImageError(f"None of {num_images} images can be read.")
         decoding, augmentation = np.mean(times[1:] or times, axis=0).tolist()  # without what the first one warms up
         return decoding, augmentation
+
+
+
+def _cut_to_views(pixels: np.ndarray, drawn: list[dict]) -> np.ndarray:
+    """What some view sees, and the boxes of the parameters moved to be those in that."""
+    boxes = np.stack([own["box"] for own in drawn])
+    (top, left), (bottom, right) = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
+    for own in drawn:
+        own["box"] = own["box"] - [top, left, top, left]
+    return pixels[top:bottom, left:right]
 
 
 def collate(samples: list[dict]) -> dict:
@@ -340,21 +422,49 @@ def collate(samples: list[dict]) -> dict:
     Raises:
         UnreadableImageError: No sample has views.
     """
+    samples, common = _complete(samples)
+    outputs = zip(*(sample["views"] for sample in samples), strict=True)
+    joined = [
+        {name: torch.stack([output[name] for output in view]).contiguous() for name in view[0]} for view in outputs
+    ]
+    return {**name_inputs(joined), **common}
+
+
+def collate_drawn(samples: list[dict]) -> dict:
+    """Batch the samples of a `ViewDataset` that are not rendered, see `collate`.
+
+    Returns:
+        drawn: Of each view, what was drawn for the batch.
+        sizes, pixels: Height and width of each image, and the pixels of all in a row, uint8. Missing where samples have none.
+        indices, unreadable: As `collate`.
+    """
+    samples, common = _complete(samples)
+    views = zip(*(sample["views"] for sample in samples), strict=True)
+    drawn = [{name: np.stack([own[name] for own in view]) for name in view[0]} for view in views]
+    if "pixels" in samples[0]:
+        pixels = [sample["pixels"] for sample in samples]
+        common["sizes"] = [image.shape[:2] for image in pixels]
+        common["pixels"] = torch.from_numpy(np.concatenate([image.reshape(-1) for image in pixels]))
+    return {"drawn": drawn, **common}
+
+
+def _complete(samples: list[dict]) -> tuple[list[dict], dict]:
+    """As many samples as there are, all of them readable, and what every batch says about them."""
     unreadable = [name for sample in samples for name in sample["unreadable"]]
     readable = [sample for sample in samples if sample["views"] is not None]
     if not readable:
         raise UnreadableImageError(f"None of the images of a batch can be read: {', '.join(unreadable[:5])}, ...")
-    batch = list(islice(cycle(readable), len(samples)))
+    completed = list(islice(cycle(readable), len(samples)))
+    return completed, {"indices": torch.tensor([sample["index"] for sample in completed]), "unreadable": unreadable}
+
+
+def name_inputs(outputs: Iterable[dict[str, torch.Tensor]]) -> dict[str, "torch.Tensor | list[torch.Tensor]"]:
+    """What the views of a batch made, by name: a tensor where one view makes it, a list where several do."""
     inputs: dict[str, list[torch.Tensor]] = {}
-    for outputs in zip(*(sample["views"] for sample in batch), strict=True):
-        for name in outputs[0]:
-            stacked = torch.stack([output[name] for output in outputs]).contiguous()
-            inputs.setdefault(name, []).append(stacked)
-    return {
-        **{name: tensors[0] if len(tensors) == 1 else tensors for name, tensors in inputs.items()},
-        "indices": torch.tensor([sample["index"] for sample in batch]),
-        "unreadable": unreadable,
-    }
+    for output in outputs:
+        for name, tensor in output.items():
+            inputs.setdefault(name, []).append(tensor)
+    return {name: tensors[0] if len(tensors) == 1 else tensors for name, tensors in inputs.items()}
 
 
 def build_view_loader(
@@ -370,7 +480,7 @@ def build_view_loader(
         batch_sampler=[keys[start : start + batch_size] for start in range(0, len(keys), batch_size)],
         collate_fn=collate,
         num_workers=num_workers,
-        worker_init_fn=_outlive_stop_signals,
+        worker_init_fn=outlive_stop_signals,
         generator=torch.Generator(),
     )
 
@@ -398,7 +508,7 @@ def build_eval_loader(
         batch_size=batch_size,
         collate_fn=partial(_collate_processed, image_processor=image_processor),
         num_workers=num_workers,
-        worker_init_fn=_outlive_stop_signals,
+        worker_init_fn=outlive_stop_signals,
         generator=torch.Generator(),
     )
 

@@ -165,6 +165,17 @@ class PretrainingArguments:
     gradient_checkpointing: bool = field(default=False, metadata={"help": "Less memory, more computation."})
     torch_compile: bool = field(default=False, metadata={"help": "Compile the model."})
     dataloader_num_workers: NonNegativeInt = field(default=0, metadata={"help": "Worker processes that load images."})
+    augment_on_device: bool = field(
+        default=False,
+        metadata={"help": "Render the views on the accelerator, a batch at a time; workers decode only."},
+    )
+    cache_images: Literal["no", "memory", "device"] = field(
+        default="no",
+        metadata={
+            "help": "Decode every image once and keep it as 8 bits, in main memory or on the accelerator, where the views "
+            "are rendered then. Each process keeps all of them."
+        },
+    )
 
     logging_steps: PositiveInt = field(default=50, metadata={"help": "Steps between two lines of metrics.jsonl."})
     report_to: str = field(default="none", metadata={"help": "Trackers of Accelerate, by comma: tensorboard, wandb."})

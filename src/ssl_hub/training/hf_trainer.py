@@ -74,6 +74,9 @@ class EpochViews(Dataset):
     def __getitem__(self, position: int) -> dict:
         return self.samples[self.keys[position]]
 
+    def __getitems__(self, positions: list[int]) -> list[dict]:
+        return self.samples.__getitems__([self.keys[position] for position in positions])
+
 
 class Views(list):
     """The views of a batch, whose elements `Trainer` counts as those of one tensor."""

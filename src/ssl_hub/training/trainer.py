@@ -21,10 +21,12 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from safetensors import SafetensorError
 
+from ..data.caching import cache_images
 from ..data.datasets import load_image_dataset
 from ..data.loading import build_train_loader, close_loader, explain_worker_errors
 from ..data.processing import Normalize, build_image_processor
-from ..data.views import INPUT_KEYS, build_views
+from ..data.rendering import BatchRenderer
+from ..data.views import INPUT_KEYS, View, build_views
 from ..distributed import average_batchnorm_statistics, synchronize_batchnorm
 from ..evaluation.evaluators import describe_metrics
 from ..hub.publishing import check_can_push, publish
@@ -128,6 +130,7 @@ class SSLTrainer:
             process_index=self.accelerator.process_index,
             num_workers=args.dataloader_num_workers,
             pin_memory=self.accelerator.device.type == "cuda",
+            **self._place_views(built_views),
         )
         self._plan_steps()
         self.run_evaluation = RunEvaluation(
@@ -159,6 +162,20 @@ class SSLTrainer:
         self.last_evaluation: dict = {}
         self.best = BestCheckpoint(args.keep_best, self.accelerator.device)
         self.saved_step: int | None = None
+
+    def _place_views(self, views: list[View]) -> dict:
+        """What the loader has to know of where images are kept and views are rendered."""
+        args, device = self.args, self.accelerator.device
+        images, kept = None, args.cache_images
+        if kept != "no":
+            place = device if kept == "device" else torch.device("cpu")
+            images = cache_images(self.train_dataset, views, place, num_workers=args.dataloader_num_workers)
+        self.render_batch = None
+        if args.augment_on_device or kept == "device":
+            self.render_batch = BatchRenderer(views, device, images or ())
+        if kept == "device":  # workers draw, for which they need sizes
+            images = [image if isinstance(image, str) else image.to("meta") for image in images]
+        return {"images": images, "rendered": self.render_batch is None}
 
     def _prepare_model(self, model: SSLModel) -> None:
         """Everything that the optimizer, which takes the parameters as they are, has to come after."""
@@ -297,6 +314,8 @@ class SSLTrainer:
         self.model.end_step(self.progress)
 
     def _backward(self, batch: dict, share: float) -> None:
+        if self.render_batch is not None:
+            batch = self.render_batch(batch)
         batch = self.normalize(_to_device(batch, self.accelerator.device))
         inputs = {name: batch[name] for name in self.input_names}
         outputs = self.prepared_model(mode="loss", **inputs)

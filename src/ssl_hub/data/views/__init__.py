@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from .crop import CropView
+from .draws import Draws
 from .options import choice, number
 from .patches import PatchesView
 
@@ -24,21 +25,30 @@ INPUT_KEYS = {"bool_masked_pos": "mask", "target_pixel_values": "target"}
 class View(Protocol):
     """A way to show an image.
 
-    Drawing is apart from rendering: draws are numbers from torch's CPU generator, cheap and the same on every machine;
-    rendering is deterministic.
+    Drawing is apart from rendering: draws are numbers that are the same on every machine, drawn for a whole batch on the
+    CPU. Rendering is deterministic, of one image by OpenCV or of a batch on its device; both agree within rounding.
+
+    What is drawn is a dict of arrays `(B, ...)` by name. Its `box`, `(B, 4)`, has top, left, bottom and right of what is
+    seen of each image, in pixels; whoever renders from a reduced image reduces it too.
     """
 
     # Of each image that `render` makes: the (mean, std) it is normalised with, None for the model's.
     statistics: dict[str, tuple[tuple[float, ...], tuple[float, ...]] | None]
 
-    def draw(self, height: int, width: int) -> dict:
-        """Draw the parameters for an image of `height` x `width` pixels."""
+    def draw(self, heights: np.ndarray, widths: np.ndarray, draws: Draws) -> dict[str, np.ndarray]:
+        """Draw the parameters for B images of these sizes in pixels."""
 
-    def resolution(self, parameters: dict) -> float:
-        """The share of the image's height and width that is enough to render what was drawn; above 1 all is needed."""
+    def resolution(self, parameters: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The share of each image's height and width that is enough to render what was drawn; above 1 all is needed."""
 
-    def render(self, image: np.ndarray, parameters: dict) -> dict[str, torch.Tensor]:
-        """Turn RGB pixels `(H, W, 3)`, of that size or reduced, into named tensors, images as uint8."""
+    def largest_resolution(self, height: int, width: int) -> float:
+        """What that is at most, whatever is drawn for an image of this size."""
+
+    def render(self, image: np.ndarray, parameters: Mapping) -> dict[str, torch.Tensor]:
+        """Turn RGB pixels `(H, W, 3)` and the parameters of this image into named tensors, images as uint8."""
+
+    def render_batch(self, images: torch.Tensor, parameters: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
+        """Turn uint8 pixels `(B, H, W, 3)`, padded to one size, into tensors `(B, ...)` of these names and types."""
 
 
 def build_views(views: Sequence[Mapping], image_size: int | None = None) -> list[View]:

@@ -1,14 +1,23 @@
 """The random resized crop, and what comes with it: a mask of its patches, the same crop once more as a target."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 
 import cv2
 import numpy as np
 import torch
-from torchvision.transforms import v2
 
+from . import batched
+from .draws import Draws
 from .mask import build_mask
-from .operations import OPERATION_KEYS, build_operations, draw_operations, render_operations, resize
+from .operations import (
+    OPERATION_KEYS,
+    build_operations,
+    draw_operations,
+    render_operations,
+    render_operations_batch,
+    resize,
+)
 from .options import MAX_SIZE, check_keys, interpolation, interval, number, statistics
 from .target import build_target
 
@@ -16,6 +25,7 @@ _KEYS = (
     *("kind", "count", "size", "scale", "ratio", "interpolation", "hflip", *OPERATION_KEYS),
     *("mask", "target", "mean", "std"),
 )
+_TRIES = 10
 
 
 class CropView:
@@ -47,52 +57,93 @@ class CropView:
         check_keys(view, where, _KEYS, required=["size"])
         self.size = number(view, where, "size", low=1, high=MAX_SIZE, integer=True)
         self.interpolation = interpolation(view, where)
-        self.crop = v2.RandomResizedCrop(
-            self.size,
-            scale=interval(view, where, "scale", (0.08, 1.0), high=1),
-            ratio=interval(view, where, "ratio", (3 / 4, 4 / 3)),
-        )
+        self.scale = interval(view, where, "scale", (0.08, 1.0), high=1)
+        self.ratio = interval(view, where, "ratio", (3 / 4, 4 / 3))
         self.hflip = number(view, where, "hflip", 0.0, high=1)
         self.operations = build_operations(view, where)
         self.mask = build_mask(view["mask"], f"{where}.mask", self.size) if "mask" in view else None
         self.target = build_target(view["target"], f"{where}.target") if "target" in view else None
+        self._edge = max(self.size, 0 if self.target is None else self.target.size)
         self.statistics = {"pixel_values": statistics(view, where)}
         if self.target is not None:
             self.statistics["target_pixel_values"] = self.target.statistics
 
-    def draw(self, height: int, width: int) -> dict:
-        """Draw crop, flip, operations and mask for an image of `height` x `width` pixels."""
-        return {
-            "image_size": (height, width),
-            "crop": self.crop.make_params([torch.empty(3, height, width, device="meta")]),
-            "hflip": torch.rand(()).item() < self.hflip,
-            "operations": draw_operations(self.operations, self.size, self.size),
-            "mask": None if self.mask is None else self.mask.draw(),
+    def draw(self, heights: np.ndarray, widths: np.ndarray, draws: Draws) -> dict[str, np.ndarray]:
+        """Draw crop, flip, operations and mask for images of these sizes in pixels."""
+        drawn = {
+            "box": draw_boxes(heights, widths, self.scale, self.ratio, draws),
+            "hflip": draws.happens(self.hflip),
+            **draw_operations(self.operations, draws),
         }
-
-    def resolution(self, parameters: dict) -> float:
-        """The share of the image's height and width at which the crop is as large as what is made of it."""
-        crop, target = parameters["crop"], 0 if self.target is None else self.target.size
-        return max(self.size, target) / min(crop["height"], crop["width"])
-
-    def render(self, image: np.ndarray, parameters: dict) -> dict[str, torch.Tensor]:
-        """Render what `draw` drew for RGB pixels `(H, W, 3)` of that size, or of `resolution` times that size."""
-        crop, (height, width) = parameters["crop"], parameters["image_size"]
-        down, right = image.shape[0] / height, image.shape[1] / width
-        top, left = round(crop["top"] * down), round(crop["left"] * right)
-        bottom, end = round((crop["top"] + crop["height"]) * down), round((crop["left"] + crop["width"]) * right)
-        pixels = image[top:bottom, left:end]
-        outputs = {"pixel_values": self._finish(pixels, self.size, self.interpolation, parameters)}
         if self.mask is not None:
-            outputs["bool_masked_pos"] = parameters["mask"]
-        if self.target is not None:
-            target = self._finish(pixels, self.target.size, self.target.interpolation, parameters)
-            outputs["target_pixel_values"] = target
-        return outputs
+            drawn["mask"] = self.mask.draw(draws)
+        return drawn
 
-    def _finish(self, pixels: np.ndarray, size: int, mode: v2.InterpolationMode, parameters: dict) -> torch.Tensor:
+    def resolution(self, parameters: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The share of the images' height and width at which the crop is as large as what is made of it."""
+        box = parameters["box"]
+        return self._edge / (box[..., 2:] - box[..., :2]).min(axis=-1)
+
+    def largest_resolution(self, height: int, width: int) -> float:
+        """What `resolution` is at most."""
+        edge = math.sqrt(self.scale[0] * height * width * min(self.ratio[0], 1 / self.ratio[1]))
+        return self._edge / max(1, math.floor(edge))
+
+    def render(self, image: np.ndarray, parameters: Mapping) -> dict[str, torch.Tensor]:
+        """Render what was drawn for an image from its RGB pixels `(H, W, 3)`."""
+        top, left, bottom, right = parameters["box"].tolist()
+        pixels = image[top:bottom, left:right]
+        return self._outputs(parameters, lambda size, mode: self._finish(pixels, size, mode, parameters))
+
+    def _finish(self, pixels: np.ndarray, size: int, mode: str, parameters: Mapping) -> torch.Tensor:
         pixels = resize(pixels, size, mode)
         if parameters["hflip"]:
             pixels = cv2.flip(pixels, 1)
-        pixels = render_operations(pixels, self.operations, parameters["operations"])
+        pixels = render_operations(pixels, self.operations, parameters)
         return torch.from_numpy(pixels).permute(2, 0, 1)
+
+    def render_batch(self, images: torch.Tensor, parameters: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
+        """Render what was drawn for images `(B, H, W, 3)`, on their device."""
+        return self._outputs(parameters, lambda size, mode: self._finish_batch(images, size, mode, parameters))
+
+    def _finish_batch(self, images: torch.Tensor, size: int, mode: str, parameters: Mapping) -> torch.Tensor:
+        rows = np.tile(np.arange(size), (len(images), 1))
+        columns = np.where(parameters["hflip"][:, None], rows[:, ::-1], rows)
+        pixels = batched.resize(images, parameters["box"], size, mode, rows, columns)
+        render_operations_batch(pixels, self.operations, parameters)
+        return pixels.to(torch.uint8)
+
+    def _outputs(self, parameters: Mapping, finish: Callable[[int, str], torch.Tensor]) -> dict[str, torch.Tensor]:
+        outputs = {"pixel_values": finish(self.size, self.interpolation)}
+        if self.mask is not None:
+            outputs["bool_masked_pos"] = torch.from_numpy(parameters["mask"])
+        if self.target is not None:
+            outputs["target_pixel_values"] = finish(self.target.size, self.target.interpolation)
+        return outputs
+
+
+def draw_boxes(
+    heights: np.ndarray, widths: np.ndarray, scale: tuple[float, float], ratio: tuple[float, float], draws: Draws
+) -> np.ndarray:
+    """Boxes as torchvision's `RandomResizedCrop` draws them: the first of ten tries that fits, or else the centre.
+
+    Returns:
+        `(B, 4)`: top, left, bottom and right in pixels.
+    """
+    shares, aspects, tops, lefts = np.moveaxis(draws.uniform(_TRIES, 4), -1, 0)
+    areas = (heights * widths)[:, None] * (scale[0] + shares * (scale[1] - scale[0]))
+    low, high = np.log(ratio)
+    aspects = np.exp(low + aspects * (high - low))
+    edges = np.sqrt([areas / aspects, areas * aspects]).round()
+    fits = np.all((edges > 0) & (edges <= np.stack([heights, widths])[:, :, None]), axis=0)
+
+    first = np.arange(len(fits)), fits.argmax(axis=1)
+    height, width = (edge[first] for edge in edges)
+    drawn = (tops[first] * (heights - height + 1), lefts[first] * (widths - width + 1), height, width)
+    nearest = np.clip(widths / heights, *ratio)
+    height, width = (
+        edge.round().clip(1) for edge in np.minimum([heights, widths], [widths / nearest, heights * nearest])
+    )
+    centre = ((heights - height) // 2, (widths - width) // 2, height, width)
+    top, left, height, width = np.where(np.any(fits, axis=1), drawn, centre).astype(int)
+    return np.stack([top, left, top + height, left + width], axis=1)

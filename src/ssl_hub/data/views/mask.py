@@ -3,8 +3,9 @@
 import math
 from collections.abc import Mapping
 
-import torch
+import numpy as np
 
+from .draws import Draws
 from .options import check_keys, choice, interval, number
 
 _KEYS = {
@@ -17,7 +18,7 @@ _MAX_TRIES = 1000
 
 
 def build_mask(mask: Mapping, where: str, size: int) -> "RandomMask | AlignedMask | BlockwiseMask":
-    """Read the `mask` of a view of `size` pixels.
+    """Read the `mask` of a view of `size` pixels; what is built draws masks `(B, num_patches)`, one for each of its `Draws`.
 
     * `kind`: "random", "aligned" or "blockwise".
     * `patch`: pixels of a patch's edge (default 16).
@@ -59,8 +60,8 @@ class RandomMask:
         else:
             self.count = _share(mask, where, self.num_patches, "patches")
 
-    def draw(self) -> torch.Tensor:
-        return _draw_some(self.num_patches, self.count)
+    def draw(self, draws: Draws) -> np.ndarray:
+        return _draw_some(draws, self.num_patches, self.count)
 
 
 class AlignedMask:
@@ -76,9 +77,9 @@ class AlignedMask:
         self.cells, self.patches_a_cell = size // cell, cell // patch
         self.count = _share(mask, where, self.cells**2, "cells", 0.6)
 
-    def draw(self) -> torch.Tensor:
-        cells = _draw_some(self.cells**2, self.count).view(self.cells, self.cells)
-        return cells.repeat_interleave(self.patches_a_cell, 0).repeat_interleave(self.patches_a_cell, 1).flatten()
+    def draw(self, draws: Draws) -> np.ndarray:
+        cells = _draw_some(draws, self.cells**2, self.count).reshape(-1, self.cells, self.cells)
+        return cells.repeat(self.patches_a_cell, 1).repeat(self.patches_a_cell, 2).reshape(len(draws), -1)
 
 
 class BlockwiseMask:
@@ -93,25 +94,30 @@ class BlockwiseMask:
         self.largest = number(mask, where, "max_num_patches", self.count, low=self.smallest, high=grid**2, integer=True)
         self.log_aspect = [math.log(value) for value in interval(mask, where, "aspect", (0.3, 1 / 0.3))]
 
-    def draw(self) -> torch.Tensor:
-        mask = torch.zeros(self.grid, self.grid, dtype=torch.bool)
+    def draw(self, draws: Draws) -> np.ndarray:
+        return np.stack([self._draw_one(one) for one in draws])
+
+    def _draw_one(self, draws: Draws) -> np.ndarray:
+        mask = np.zeros((self.grid, self.grid), dtype=bool)
         missing, tries = self.count, 0
         while missing > 0 and tries < _MAX_TRIES:
-            tries += 1
-            limit = min(missing, self.largest)
-            block = self._draw_block(mask, limit)
-            newly_masked = block.numel() - int(block.sum())
-            if 0 < newly_masked <= limit:
-                block.fill_(True)
-                missing, tries = missing - newly_masked, 0
-        mask = mask.flatten()
+            for numbers in draws.uniform(8, 4)[0].tolist():
+                tries += 1
+                limit = min(missing, self.largest)
+                block = self._block(mask, limit, *numbers)
+                newly_masked = block.size - np.count_nonzero(block)
+                if 0 < newly_masked <= limit:
+                    block[...] = True
+                    missing, tries = missing - newly_masked, 0
+                    if missing == 0:
+                        break
+        mask = mask.reshape(-1)
         if missing > 0:
-            free = (~mask).nonzero().flatten()
-            mask[free[torch.randperm(len(free))[:missing]]] = True
+            free = np.flatnonzero(~mask)
+            mask[free[np.argsort(draws.uniform(len(free))[0])[:missing]]] = True
         return mask
 
-    def _draw_block(self, mask: torch.Tensor, limit: int) -> torch.Tensor:
-        area, aspect, top, left = torch.rand(4, dtype=torch.double).tolist()
+    def _block(self, mask: np.ndarray, limit: int, area: float, aspect: float, top: float, left: float) -> np.ndarray:
         # Where less is missing than the smallest block has, the bounds change places, as in BEiT's code.
         area = self.smallest + area * (limit - self.smallest)
         low, high = self.log_aspect
@@ -123,10 +129,11 @@ class BlockwiseMask:
         return mask[top : top + height, left : left + width]
 
 
-def _draw_some(total: int, count: int) -> torch.Tensor:
-    mask = torch.zeros(total, dtype=torch.bool)
-    mask[torch.randperm(total)[:count]] = True
-    return mask
+def _draw_some(draws: Draws, total: int, count: int) -> np.ndarray:
+    masks = np.zeros((len(draws), total), dtype=bool)
+    chosen = np.argpartition(draws.uniform(total), count - 1, axis=1)[:, :count]
+    np.put_along_axis(masks, chosen, True, axis=1)
+    return masks
 
 
 def _count(mask: Mapping, where: str, total: int) -> int:

@@ -8,9 +8,10 @@ import cv2
 import numpy as np
 import torch
 from PIL import Image
-from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional
+from torch.nn.functional import interpolate
 
+from . import batched
+from .draws import Draws
 from .options import check_keys, choice, interval, number
 
 OPERATION_KEYS = ("rotation", "color_jitter", "grayscale", "gaussian_blur", "solarize")
@@ -20,22 +21,27 @@ cv2.setNumThreads(0)
 
 
 class Operation(NamedTuple):
-    """What may be done to a view.
+    """What may be done to a view, in two ways that agree within rounding: an image by OpenCV, a batch by torch.
 
-    OpenCV renders: on one core it takes a tenth of Pillow's time for hue and blur, a fifth for the other colors.
+    On one core OpenCV takes a tenth of Pillow's time for hue and blur, a fifth for the other colors.
     """
 
+    # Of the parameter that says whether it happens.
+    name: str
     probability: float
-    # From meta tensors of the image's shape to the keywords of `render`, by torch's CPU generator.
-    draw: Callable[[list[torch.Tensor]], dict]
-    # From uint8 pixels (H, W, 3) to such pixels.
-    render: Callable[..., np.ndarray]
+    # The parameters besides, by name, each an array `(B, ...)`.
+    draw: Callable[[Draws], dict[str, np.ndarray]]
+    # From uint8 pixels (H, W, 3) and the image's parameters to such pixels.
+    render: Callable[[np.ndarray, Mapping], np.ndarray]
+    # From float pixels (N, 3, H, W) and their parameters to such pixels, see `batched.py`.
+    render_batch: Callable[[torch.Tensor, Mapping], torch.Tensor]
 
 
-def resize(pixels: np.ndarray, size: int, mode: v2.InterpolationMode) -> np.ndarray:
+def resize(pixels: np.ndarray, size: int, mode: str) -> np.ndarray:
     """Resize uint8 pixels `(H, W, 3)` to a square of `size`, antialiased; torch is the fastest at that."""
-    resized = functional.resize(torch.from_numpy(pixels.copy()).permute(2, 0, 1), [size, size], mode, antialias=True)
-    return np.ascontiguousarray(resized.permute(1, 2, 0).numpy())
+    image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]
+    resized = interpolate(image, (size, size), mode=mode, antialias=True)
+    return np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())
 
 
 def build_operations(view: Mapping, where: str) -> list[Operation]:
@@ -46,35 +52,49 @@ def build_operations(view: Mapping, where: str) -> list[Operation]:
     return [operation for operation in operations if operation is not None and operation.probability > 0]
 
 
-def draw_operations(operations: Sequence[Operation], height: int, width: int) -> list[dict | None]:
-    """Parameters of each operation, None if it does not happen, for an image of `height` x `width` pixels."""
-    shape = [torch.empty(3, height, width, device="meta")]
-    return [
-        operation.draw(shape) if torch.rand(()).item() < operation.probability else None for operation in operations
-    ]
+def draw_operations(operations: Sequence[Operation], draws: Draws) -> dict[str, np.ndarray]:
+    """Whether each operation happens, and its parameters, by name."""
+    drawn = {}
+    for operation in operations:
+        drawn[operation.name] = draws.happens(operation.probability)
+        drawn |= operation.draw(draws)
+    return drawn
 
 
-def render_operations(
-    pixels: np.ndarray, operations: Sequence[Operation], parameters: Sequence[dict | None]
-) -> np.ndarray:
-    """Apply what was drawn to uint8 pixels `(H, W, 3)`."""
-    for operation, drawn in zip(operations, parameters, strict=True):
-        if drawn is not None:
-            pixels = operation.render(pixels, **drawn)
+def render_operations(pixels: np.ndarray, operations: Sequence[Operation], parameters: Mapping) -> np.ndarray:
+    """Apply what was drawn for an image to its uint8 pixels `(H, W, 3)`."""
+    for operation in operations:
+        if parameters[operation.name]:
+            pixels = operation.render(pixels, parameters)
     return pixels
 
 
-def _draw_nothing(shape: list[torch.Tensor]) -> dict:
+def render_operations_batch(
+    pixels: torch.Tensor, operations: Sequence[Operation], parameters: Mapping[str, np.ndarray]
+) -> None:
+    """Apply what was drawn for a batch to its pixels `(B, 3, H, W)`, in place."""
+    for operation in operations:
+        rows = np.flatnonzero(parameters[operation.name])
+        batched.render_some(pixels, rows, operation.render_batch, parameters)
+
+
+def _draw_nothing(draws: Draws) -> dict:
     return {}
+
+
+def _draw_between(name: str, low: float, high: float) -> Callable[[Draws], dict[str, np.ndarray]]:
+    return lambda draws: {name: low + draws.uniform() * (high - low)}
 
 
 def _rotation(view: Mapping, where: str) -> Operation | None:
     degrees = number(view, where, "rotation", 0, high=180)
-    return Operation(1.0, v2.RandomRotation(degrees).make_params, _rotate) if degrees > 0 else None
+    if degrees == 0:
+        return None
+    return Operation("rotation", 1.0, _draw_between("angle", -degrees, degrees), _rotate, batched.rotate)
 
 
-def _rotate(pixels: np.ndarray, angle: float) -> np.ndarray:
-    return np.array(Image.fromarray(pixels).rotate(angle))
+def _rotate(pixels: np.ndarray, parameters: Mapping) -> np.ndarray:
+    return np.array(Image.fromarray(pixels).rotate(parameters["angle"]))
 
 
 def _color_jitter(view: Mapping, where: str) -> Operation | None:
@@ -83,31 +103,34 @@ def _color_jitter(view: Mapping, where: str) -> Operation | None:
     jitter, where = view["color_jitter"], f"{where}.color_jitter"
     check_keys(jitter, where, ("p", "brightness", "contrast", "saturation", "hue"), required=["p"])
     strengths = {key: number(jitter, where, key, 0.0, high=100) for key in ("brightness", "contrast", "saturation")}
+    intervals = {key: (max(0.0, 1 - strength), 1 + strength) for key, strength in strengths.items() if strength > 0}
     hue = number(jitter, where, "hue", 0.0, high=0.5)
-    draw = v2.ColorJitter(**strengths, hue=hue).make_params
-    return Operation(number(jitter, where, "p", high=1), draw, _jitter_colors)
+    if hue > 0:
+        intervals["hue"] = (-hue, hue)
+    changes = [_CHANGES[key] for key in intervals]
+    low, high = np.array(list(intervals.values())).reshape(-1, 2).T
 
+    def draw(draws: Draws) -> dict[str, np.ndarray]:
+        """As torchvision's `ColorJitter`: a factor of each change, and their order."""
+        return {
+            "factors": low + draws.uniform(len(changes)) * (high - low),
+            "order": np.argsort(draws.uniform(len(changes)), axis=1),
+        }
 
-def _jitter_colors(
-    pixels: np.ndarray,
-    fn_idx: torch.Tensor,
-    brightness_factor: float | None,
-    contrast_factor: float | None,
-    saturation_factor: float | None,
-    hue_factor: float | None,
-) -> np.ndarray:
-    """The factors of torchvision's `ColorJitter`, None for no change, in the order of `fn_idx`."""
-    changes = (
-        (_change_brightness, brightness_factor),
-        (_change_contrast, contrast_factor),
-        (_change_saturation, saturation_factor),
-        (_turn_hue, hue_factor),
-    )
-    for i in fn_idx.tolist():
-        change, factor = changes[i]
-        if factor is not None:
-            pixels = change(pixels, factor)
-    return pixels
+    def render(pixels: np.ndarray, parameters: Mapping) -> np.ndarray:
+        factors = parameters["factors"].tolist()
+        for i in parameters["order"].tolist():
+            pixels = changes[i].render(pixels, factors[i])
+        return pixels
+
+    def render_batch(pixels: torch.Tensor, parameters: Mapping) -> torch.Tensor:
+        for turn in parameters["order"].T:
+            for i, change in enumerate(changes):
+                rows = np.flatnonzero(turn == i)
+                batched.render_some(pixels, rows, change.render_batch, {"factor": parameters["factors"][:, i]})
+        return pixels
+
+    return Operation("color_jitter", number(jitter, where, "p", high=1), draw, render, render_batch)
 
 
 def _change_brightness(pixels: np.ndarray, factor: float) -> np.ndarray:
@@ -129,6 +152,21 @@ def _turn_hue(pixels: np.ndarray, factor: float) -> np.ndarray:
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
 
 
+class _Change(NamedTuple):
+    """A change of the colors by a factor, of an image and of a batch."""
+
+    render: Callable[[np.ndarray, float], np.ndarray]
+    render_batch: Callable[[torch.Tensor, Mapping], torch.Tensor]
+
+
+_CHANGES = {
+    "brightness": _Change(_change_brightness, batched.change_brightness),
+    "contrast": _Change(_change_contrast, batched.change_contrast),
+    "saturation": _Change(_change_saturation, batched.change_saturation),
+    "hue": _Change(_turn_hue, batched.turn_hue),
+}
+
+
 def _luma(pixels: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
 
@@ -139,23 +177,26 @@ def _to_rgb(gray: np.ndarray) -> np.ndarray:
 
 def _grayscale(view: Mapping, where: str) -> Operation:
     if not isinstance(view.get("grayscale"), Mapping):
-        return Operation(number(view, where, "grayscale", 0.0, high=1), _draw_nothing, _luma_gray)
-    grayscale, where = view["grayscale"], f"{where}.grayscale"
-    check_keys(grayscale, where, ("p", "weights", "before_jitter"), required=["p"])
-    if not isinstance(grayscale.get("before_jitter", False), bool):
-        raise ValueError(f"{where}: before_jitter must be true or false, got {grayscale['before_jitter']!r}.")
-    weights = choice(grayscale, where, "weights", "luma", ("luma", "mean"))
-    return Operation(
-        number(grayscale, where, "p", high=1), _draw_nothing, _luma_gray if weights == "luma" else _mean_gray
-    )
+        probability, weights = number(view, where, "grayscale", 0.0, high=1), "luma"
+    else:
+        grayscale, where = view["grayscale"], f"{where}.grayscale"
+        check_keys(grayscale, where, ("p", "weights", "before_jitter"), required=["p"])
+        if not isinstance(grayscale.get("before_jitter", False), bool):
+            raise ValueError(f"{where}: before_jitter must be true or false, got {grayscale['before_jitter']!r}.")
+        probability = number(grayscale, where, "p", high=1)
+        weights = choice(grayscale, where, "weights", "luma", tuple(_GRAYS))
+    return Operation("grayscale", probability, _draw_nothing, *_GRAYS[weights])
 
 
-def _luma_gray(pixels: np.ndarray) -> np.ndarray:
+def _luma_gray(pixels: np.ndarray, parameters: Mapping) -> np.ndarray:
     return _to_rgb(_luma(pixels))
 
 
-def _mean_gray(pixels: np.ndarray) -> np.ndarray:
+def _mean_gray(pixels: np.ndarray, parameters: Mapping) -> np.ndarray:
     return cv2.transform(pixels, np.full((3, 3), 1 / 3, dtype=np.float32))
+
+
+_GRAYS = {"luma": (_luma_gray, batched.luma_gray), "mean": (_mean_gray, batched.mean_gray)}
 
 
 def _grayscale_first(view: Mapping) -> bool:
@@ -167,14 +208,12 @@ def _gaussian_blur(view: Mapping, where: str) -> Operation | None:
         return None
     blur, where = view["gaussian_blur"], f"{where}.gaussian_blur"
     check_keys(blur, where, ("p", "sigma"), required=["p"])
-    sigma = interval(blur, where, "sigma", (0.1, 2.0))
-    return Operation(
-        number(blur, where, "p", high=1), lambda shape: {"sigma": torch.empty(1).uniform_(*sigma).item()}, _blur
-    )
+    draw = _draw_between("sigma", *interval(blur, where, "sigma", (0.1, 2.0)))
+    return Operation("gaussian_blur", number(blur, where, "p", high=1), draw, _blur, batched.blur)
 
 
-def _blur(pixels: np.ndarray, sigma: float) -> np.ndarray:
-    return cv2.GaussianBlur(pixels, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
+def _blur(pixels: np.ndarray, parameters: Mapping) -> np.ndarray:
+    return cv2.GaussianBlur(pixels, (0, 0), parameters["sigma"], borderType=cv2.BORDER_REPLICATE)
 
 
 def _solarize(view: Mapping, where: str) -> Operation | None:
@@ -185,8 +224,12 @@ def _solarize(view: Mapping, where: str) -> Operation | None:
     values = np.arange(256)
     threshold = number(solarize, where, "threshold", 128, high=255)
     table = np.where(values >= threshold, 255 - values, values).astype(np.uint8)
-    return Operation(number(solarize, where, "p", high=1), _draw_nothing, partial(_look_up, table=table))
+    return Operation(
+        *("solarize", number(solarize, where, "p", high=1), _draw_nothing),
+        partial(_look_up, table=table),
+        partial(batched.solarize, threshold=threshold),
+    )
 
 
-def _look_up(pixels: np.ndarray, table: np.ndarray) -> np.ndarray:
+def _look_up(pixels: np.ndarray, parameters: Mapping, table: np.ndarray) -> np.ndarray:
     return cv2.LUT(pixels, table)

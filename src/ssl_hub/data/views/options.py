@@ -5,8 +5,6 @@ import math
 from collections.abc import Mapping, Sequence
 from numbers import Real
 
-from torchvision.transforms import v2
-
 # Pixels of an edge: more is a slip of the pen that would fill the memory.
 MAX_SIZE = 8192
 INTERPOLATIONS = ("bicubic", "bilinear")
@@ -50,8 +48,8 @@ def choice(given: Mapping, where: str, key: str, default: str | None, allowed: S
     return value
 
 
-def interpolation(given: Mapping, where: str, default: str = "bicubic") -> v2.InterpolationMode:
-    return v2.InterpolationMode(choice(given, where, "interpolation", default, INTERPOLATIONS))
+def interpolation(given: Mapping, where: str, default: str = "bicubic") -> str:
+    return choice(given, where, "interpolation", default, INTERPOLATIONS)
 
 
 def statistics(given: Mapping, where: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:

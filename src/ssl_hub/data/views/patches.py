@@ -5,7 +5,9 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from .operations import build_operations, draw_operations, render_operations, resize
+from . import batched
+from .draws import Draws
+from .operations import build_operations, draw_operations, render_operations, render_operations_batch, resize
 from .options import MAX_SIZE, check_keys, interpolation, number, statistics
 
 _KEYS = ("kind", "count", "grid", "size", "jitter", "resize", "interpolation", "grayscale", "mean", "std")
@@ -37,38 +39,53 @@ class PatchesView:
         self.resize = number(view, where, "resize", 292, low=1, high=MAX_SIZE, integer=True)
         self.interpolation = interpolation(view, where, "bilinear")
         self.cell = self.size + self.jitter
-        if self.resize < self.grid * self.cell:
+        self.edge = self.grid * self.cell
+        if self.resize < self.edge:
             raise ValueError(
                 f"{where}: an image of resize={self.resize} pixels is smaller than the grid of {self.grid} cells of "
-                f"size + jitter = {self.cell} pixels; resize must be at least {self.grid * self.cell}."
+                f"size + jitter = {self.cell} pixels; resize must be at least {self.edge}."
             )
         view = {"grayscale": {"p": 0.66, "weights": "mean"}, **view}
         self.operations = build_operations(view, where)
         self.statistics = {"pixel_values": statistics(view, where)}
 
-    def draw(self, height: int, width: int) -> dict:
-        """Draw the places of grid and patches, and whether an image of `height` x `width` pixels becomes gray."""
-        top, left = torch.randint(0, self.resize - self.grid * self.cell + 1, (2,)).tolist()
+    def draw(self, heights: np.ndarray, widths: np.ndarray, draws: Draws) -> dict[str, np.ndarray]:
+        """Draw the places of grid and patches, and whether images of these sizes in pixels become gray."""
+        none = np.zeros_like(heights)
         return {
-            "image_size": (height, width),
-            "grid": {"top": top, "left": left},
-            "patches": torch.randint(0, self.jitter + 1, (self.grid * self.grid, 2)).tolist(),
-            "operations": draw_operations(self.operations, self.resize, self.resize),
+            "box": np.stack([none, none, heights, widths], axis=1),
+            "grid": (draws.uniform(2) * (self.resize - self.edge + 1)).astype(int),
+            "patches": (draws.uniform(self.grid * self.grid, 2) * (self.jitter + 1)).astype(int),
+            **draw_operations(self.operations, draws),
         }
 
-    def resolution(self, parameters: dict) -> float:
-        """The share of the image's height and width at which it is as large as the square that it is resized to."""
-        return self.resize / min(parameters["image_size"])
+    def resolution(self, parameters: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The share of the images' height and width at which they are as large as the square that they are resized to."""
+        return self.resize / parameters["box"][..., 2:].min(axis=-1)
 
-    def render(self, image: np.ndarray, parameters: dict) -> dict[str, torch.Tensor]:
-        """Render what `draw` drew for RGB pixels `(H, W, 3)` of that size, or of `resolution` times that size."""
-        pixels = resize(image, self.resize, self.interpolation)
-        edge, (top, left) = self.grid * self.cell, parameters["grid"].values()
-        pixels = np.ascontiguousarray(pixels[top : top + edge, left : left + edge])
-        pixels = render_operations(pixels, self.operations, parameters["operations"])
-        patches = []
-        for i, (down, right) in enumerate(parameters["patches"]):
-            column, row = divmod(i, self.grid)
-            top, left = row * self.cell + down, column * self.cell + right
-            patches.append(pixels[top : top + self.size, left : left + self.size])
+    def largest_resolution(self, height: int, width: int) -> float:
+        """What `resolution` is at most."""
+        return self.resize / min(height, width)
+
+    def render(self, image: np.ndarray, parameters: Mapping) -> dict[str, torch.Tensor]:
+        """Render what was drawn for an image from its RGB pixels `(H, W, 3)`."""
+        top, left, bottom, right = parameters["box"].tolist()
+        pixels = resize(image[top:bottom, left:right], self.resize, self.interpolation)
+        top, left = parameters["grid"].tolist()
+        pixels = np.ascontiguousarray(pixels[top : top + self.edge, left : left + self.edge])
+        pixels = render_operations(pixels, self.operations, parameters)
+        corners = (parameters["patches"] + self._cells()).tolist()
+        patches = [pixels[top : top + self.size, left : left + self.size] for top, left in corners]
         return {"pixel_values": torch.from_numpy(np.stack(patches)).permute(0, 3, 1, 2)}
+
+    def render_batch(self, images: torch.Tensor, parameters: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
+        """Render what was drawn for images `(B, H, W, 3)`, on their device."""
+        rows, columns = (parameters["grid"][:, i : i + 1] + np.arange(self.edge) for i in (0, 1))
+        pixels = batched.resize(images, parameters["box"], self.resize, self.interpolation, rows, columns)
+        render_operations_batch(pixels, self.operations, parameters)
+        return {"pixel_values": batched.cut(pixels, parameters["patches"] + self._cells(), self.size).to(torch.uint8)}
+
+    def _cells(self) -> np.ndarray:
+        """Top and left of each cell in the grid, `(grid * grid, 2)`."""
+        columns, rows = np.divmod(np.arange(self.grid * self.grid), self.grid)
+        return np.stack([rows, columns], axis=1) * self.cell

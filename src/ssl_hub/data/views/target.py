@@ -3,14 +3,12 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from torchvision.transforms import v2
-
 from .options import MAX_SIZE, check_keys, interpolation, number, statistics
 
 
 class Target(NamedTuple):
     size: int
-    interpolation: v2.InterpolationMode
+    interpolation: str
     statistics: tuple[tuple[float, ...], tuple[float, ...]] | None
 
 
