@@ -16,8 +16,8 @@ from ..data.views import View
 from ..evaluation.base import Evaluator, LabelledFeatures
 from ..evaluation.evaluators import build_evaluators, check_metric
 from ..evaluation.feature_models import pixel_baseline
-from ..evaluation.features import extract_dataset
-from ..evaluation.knn import KNNEvaluator, knn_accuracy
+from ..evaluation.features import extract_dataset, known_rows
+from ..evaluation.knn import KNNEvaluator
 from ..evaluation.view_features import choose_views, extract_view_features
 from ..lifecycle import FeatureTable
 from ..modeling_utils import SSLModel
@@ -136,7 +136,8 @@ class RunEvaluation:
 
     def __call__(self, model: SSLModel) -> tuple[dict[str, float], list[str]]:
         """The metrics of all evaluators, and what they warn of."""
-        features = self._labelled_features(model, self.eval_dataset, "evaluation" if self.has_split else "training")
+        what = "evaluation" if self.has_split else "training"
+        features = self._on_device(self._labelled_features(model, self.eval_dataset, what))
         train: dict[int | None, LabelledFeatures] = {}  # by the number of samples
         metrics: dict[str, float] = {}
         warnings = []
@@ -171,7 +172,10 @@ class RunEvaluation:
             num_workers=self.args.dataloader_num_workers,
             device=device,
         )
-        return LabelledFeatures(view_features, None)
+        return self._on_device(LabelledFeatures(view_features, None))
+
+    def _on_device(self, features: LabelledFeatures) -> LabelledFeatures:
+        return features._replace(features=features.features.to(self.accelerator.device))
 
     def accuracy_baselines(self) -> dict[str, float]:
         """What the accuracies of this run are to be compared with, see `ACCURACY_BASELINES`; empty without labels.
@@ -191,8 +195,7 @@ class RunEvaluation:
                 (self.eval_dataset, _PIXEL_EVAL_SIZE, "evaluation"),
             )
         )
-        k = min(knn.k, len(train.features))
-        baselines["pixel_knn_accuracy"] = knn_accuracy(*train, *test, k=k, temperature=knn.temperature)
+        baselines["pixel_knn_accuracy"] = knn.evaluate(self._on_device(test), train)["knn_accuracy"]
         return baselines
 
     def _sample(self, dataset: datasets.Dataset, size: int | None) -> datasets.Dataset:
@@ -236,4 +239,4 @@ class RunEvaluation:
         if not table.known.any():
             raise ValueError(f"none of {len(dataset)} images of the {what} split can be read")
         labels = torch.tensor(dataset["label"])[table.known] if "label" in dataset.column_names else None
-        return LabelledFeatures(table.features[table.known], labels)
+        return LabelledFeatures(known_rows(table), labels)
