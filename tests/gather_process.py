@@ -1,4 +1,7 @@
-"""A process that gathers feature tables: in a file of its own, as a process starts by importing it."""
+"""A process that shares evaluations with others: in a file of its own, as a process starts by importing it."""
+
+import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -6,6 +9,8 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 
 from ssl_hub.evaluation import features
+from ssl_hub.evaluation.base import LabelledFeatures
+from ssl_hub.evaluation.knn import KNNEvaluator, knn_accuracies
 from ssl_hub.lifecycle import FeatureTable
 
 
@@ -17,4 +22,17 @@ def run(rank, world_size, folder):
     save_file({"features": table.features, "known": table.known}, f"{folder}/table-{rank}.safetensors")
     with pytest.raises(ValueError, match="4 rows were extracted by several processes"):
         features.gather_feature_tables(FeatureTable(torch.zeros(10, 2), torch.arange(10) < 4))
+    Path(f"{folder}/knn-{rank}.json").write_text(json.dumps(accuracies(shared=True)))
     dist.destroy_process_group()
+
+
+def accuracies(shared):
+    """By kNN of many test images, of two for three processes, and of an evaluator."""
+    generator = torch.Generator().manual_seed(0)
+    train, test = (
+        LabelledFeatures(torch.randn(count, 8, generator=generator), torch.randint(3, (count,), generator=generator))
+        for count in (60, 50)
+    )
+    two = LabelledFeatures(*(each[:2] for each in test))
+    found = [knn_accuracies(*train, *each, ks=[1, 9], temperatures=[0.07, 1.0], shared=shared) for each in (test, two)]
+    return [*found[0].values(), *found[1].values(), KNNEvaluator(k=100).evaluate(test, train)["knn_accuracy"]]

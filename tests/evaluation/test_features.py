@@ -1,3 +1,4 @@
+import json
 import tempfile
 from io import BytesIO
 
@@ -21,8 +22,10 @@ from ssl_hub.evaluation.features import (
     extract_feature_table,
     extract_features,
     gather_feature_tables,
+    known_rows,
     process_rows,
 )
+from ssl_hub.lifecycle import FeatureTable
 
 
 class Backbone(nn.Module):
@@ -174,7 +177,20 @@ def test_a_large_table_lies_in_a_file_that_goes_away(tmp_path, monkeypatch):
     assert torch.equal(table.features, in_memory.features) and torch.equal(table.known, in_memory.known)
 
 
-def test_processes_get_the_table_of_one_process(tmp_path, monkeypatch):
+def test_known_rows(monkeypatch, tmp_path):
+    table = FeatureTable(torch.rand(9, 2), torch.ones(9, dtype=torch.bool))
+    assert known_rows(table) is table.features
+    table.known[[0, 5]] = False
+    expected = table.features[[1, 2, 3, 4, 6, 7, 8]]
+    assert torch.equal(known_rows(table), expected)
+    monkeypatch.setattr(features_module, "_CHECKED_ROWS", 3)
+    monkeypatch.setattr(features_module, "LARGEST_TABLE_IN_MEMORY", 0)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    rows = known_rows(table)
+    assert torch.equal(rows, expected) and rows.untyped_storage().filename.startswith(str(tmp_path))
+
+
+def test_processes_share_what_one_process_does(tmp_path, monkeypatch):
     dataset = image_dataset().select([0, 3, 1, 2, 9, 4, 5])  # the first of three processes can read none of its images
     expected = extract_feature_table(None, image_model(), image_loader(dataset, 2), len(dataset))
     assert gather_feature_tables(expected) is expected
@@ -198,6 +214,7 @@ def test_processes_get_the_table_of_one_process(tmp_path, monkeypatch):
         table = load_file(tmp_path / f"table-{rank}.safetensors")
         assert torch.equal(table["known"], expected.known)
         assert torch.equal(table["features"], first["features"])
+        assert json.loads((tmp_path / f"knn-{rank}.json").read_text()) == gather_process.accuracies(shared=False)
 
 
 @pytest.mark.parametrize(

@@ -24,9 +24,14 @@ def naive_scores(train, train_labels, test, num_classes, k, temperature):
     return scores / scores.sum(axis=1, keepdims=True)
 
 
+@pytest.mark.parametrize("on_gpu", [False, True])
 @pytest.mark.parametrize(("k", "temperature"), [(1, 0.07), (5, 0.07), (20, 0.07), (40, 1.0)])
-def test_scores_equal_a_naive_loop(monkeypatch, k, temperature):
-    monkeypatch.setattr(knn, "_MAX_ENTRIES", 8 * 7)  # chunks of 7 of the 40 train and 30 test features
+def test_scores_equal_a_naive_loop(monkeypatch, k, temperature, on_gpu):
+    if on_gpu:  # what is done there, here
+        monkeypatch.setattr(knn, "_search_on_cpu", knn._search_on_gpu)
+        monkeypatch.setattr(knn, "_MAX_SIMILARITIES", 7 * 4)
+    # Chunks of 7 of the 40 train features and of 11 of the 30 test features.
+    monkeypatch.setattr(knn, "_MAX_ENTRIES_ON_CPU", (8 * 11, 8 * 7))
     train, train_labels = features_and_labels(0, 40, noise=3.0)
     test, test_labels = features_and_labels(1, 30, noise=3.0)
     scores = knn_classify(train, train_labels, test, num_classes=4, k=k, temperature=temperature)
@@ -46,7 +51,7 @@ def test_no_more_than_a_chunk_is_held(monkeypatch, tmp_path):
     mapped = torch.from_file(str(tmp_path / "bank"), size=train.numel()).view_as(train)
     sizes = []
     normalize = knn.normalize
-    monkeypatch.setattr(knn, "_MAX_ENTRIES", 8 * 60)
+    monkeypatch.setattr(knn, "_MAX_ENTRIES_ON_CPU", (8 * 60, 8 * 60))
     monkeypatch.setattr(knn, "normalize", lambda features: sizes.append(len(features)) or normalize(features))
     assert knn.knn_accuracies(mapped, train_labels, test, test_labels, ks=[1, 90]) == expected
     assert max(sizes) == 60 and sum(sizes) == 430

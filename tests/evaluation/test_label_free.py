@@ -29,6 +29,15 @@ def test_rankme_of_known_features():
     assert rankme(torch.zeros(4, 3)) == 0
 
 
+@pytest.mark.parametrize("shape", [(50, 20), (20, 50), (9000, 4)])
+def test_rankme_is_that_of_the_singular_values(shape):
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(shape, generator=generator) * torch.logspace(0, -5, shape[1])
+    p = torch.linalg.svdvals(features.double())
+    p = p / p.sum() + 1e-7
+    assert rankme(features) == pytest.approx(math.exp(-(p * p.log()).sum()), rel=1e-6)
+
+
 @pytest.mark.parametrize("metric", [embedding_std, rankme])
 def test_bad_input(metric):
     with pytest.raises(ValueError, match="NaN"):

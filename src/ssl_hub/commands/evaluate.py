@@ -136,9 +136,10 @@ def main(args: list[str]) -> None:
     splits = [test, train] if any(evaluator.needs_train_features for evaluator in evaluators) else [test]
     accelerator = Accelerator()
     views: dict[str, Tensor] = {}
+    shared: dict[str, dict[str, dict[str, float]]] = {}  # metrics by model and protocol
     for name, model, image_processor in load_models(args.model_name_or_path, baselines, args.pooling):
         for split in splits:
-            extract_embeddings(
+            split.embeddings = extract_embeddings(
                 model,
                 image_processor,
                 split.dataset,
@@ -149,6 +150,7 @@ def main(args: list[str]) -> None:
         for evaluator in evaluators:
             if evaluator.input == "views":
                 views[name] = features_of_views(evaluator, model, image_processor, test.dataset, args)
+        shared[name] = evaluate_together(evaluators, train, test)
     if not accelerator.is_main_process:
         return
 
@@ -160,7 +162,7 @@ def main(args: list[str]) -> None:
     for name, model, image_processor in load_models(args.model_name_or_path, baselines, args.pooling):
         for split in splits:
             split.embeddings = datasets.load_from_disk(str(features_folder(args, name, split)))
-        report = evaluate(name, evaluators, train, test, views.get(name))
+        report = evaluate(name, evaluators, train, test, views.get(name), shared[name])
         print(f"{name}: {describe_metrics(report.metrics)}", flush=True)
         for note in report.notes:
             print(f"  {note}")
@@ -313,13 +315,37 @@ def train_sample(evaluator: Evaluator, features: LabelledFeatures | None) -> Lab
     return LabelledFeatures(features.features[chosen], None if features.labels is None else features.labels[chosen])
 
 
-def evaluate(name: str, evaluators: list[Evaluator], train: Split, test: Split, views: Tensor | None) -> ModelReport:
-    features = test.features()
+def on_device(features: LabelledFeatures) -> LabelledFeatures:
+    return features._replace(features=features.features.to(Accelerator().device))
+
+
+def evaluate_together(evaluators: list[Evaluator], train: Split, test: Split) -> dict[str, dict[str, float]]:
+    """By protocol the metrics of those whose work the processes share, the same on every process."""
+    sharing = [evaluator for evaluator in evaluators if evaluator.shares_work]
+    if not sharing:
+        return {}
+    features = on_device(test.features())
+    train_features = train.features() if train.embeddings is not None else None
+    return {each.type: each.evaluate(features, train_sample(each, train_features)) for each in sharing}
+
+
+def evaluate(
+    name: str,
+    evaluators: list[Evaluator],
+    train: Split,
+    test: Split,
+    views: Tensor | None,
+    shared: dict[str, dict[str, float]],
+) -> ModelReport:
+    features = on_device(test.features())
     train_features = train.features() if train.embeddings is not None else None
     report = ModelReport(name, {})
     for evaluator in evaluators:
-        inputs = LabelledFeatures(views, None) if evaluator.input == "views" else features
-        report.metrics |= evaluator.evaluate(inputs, train_sample(evaluator, train_features))
+        if evaluator.type in shared:
+            report.metrics |= shared[evaluator.type]
+        else:
+            inputs = on_device(LabelledFeatures(views, None)) if evaluator.input == "views" else features
+            report.metrics |= evaluator.evaluate(inputs, train_sample(evaluator, train_features))
     if (collapse := describe_collapse(report.metrics)) is not None:
         report.notes.append(f"The features have collapsed: {collapse}")
     unreadable = len(test.dataset) - len(features.features)
@@ -345,9 +371,10 @@ def draw_pictures(
             bank, labels = train_sample(evaluator, train.features())
             num_classes = int(max(labels.max(), features.labels.max())) + 1
             k = min(evaluator.k, len(bank))
-            scores = knn_classify(bank, labels, features.features, num_classes, k, evaluator.temperature)
+            queries = on_device(features).features
+            scores = knn_classify(bank, labels, queries, num_classes, k, evaluator.temperature)
             path = Path(f"{prefix}-confusion.png")
-            plot_confusion_matrix(features.labels, scores.argmax(dim=1), path, class_names=class_names)
+            plot_confusion_matrix(features.labels, scores.argmax(dim=1).cpu(), path, class_names=class_names)
             drawn[f"Confusion matrix of kNN (k {k}), % of a class"] = path
     if hasattr(model, "backbone"):
         examples = choose_examples(features.labels, len(images), NUM_PATCH_PICTURES)

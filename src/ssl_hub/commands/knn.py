@@ -14,7 +14,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from ..data.datasets import match_labels
 from ..evaluation.feature_models import load_feature_model
-from ..evaluation.features import extract_dataset
+from ..evaluation.features import extract_dataset, known_rows
 from ..evaluation.knn import knn_accuracies
 from ..field_types import PositiveInt
 from ..printing import printable, set_up_logging
@@ -57,12 +57,14 @@ def main(args: list[str]) -> None:
             batch_size=args.per_device_batch_size,
             num_workers=args.dataloader_num_workers,
         )
-        features += [table.features[table.known], torch.tensor(dataset["label"][:])[table.known]]
+        features += [known_rows(table), torch.tensor(dataset["label"][:])[table.known]]
+    features[2] = features[2].to(accelerator.device)
+    accuracies = knn_accuracies(*features, ks=args.k, temperatures=args.temperature, shared=True)
     if not accelerator.is_main_process:
         return
     print(
         f"kNN accuracy of {printable(args.model_name_or_path)} on {len(features[2])} images, neighbours among {len(features[0])}"
     )
     print(f"{'k':>6}{'temperature':>14}{'accuracy':>11}")
-    for (k, temperature), accuracy in knn_accuracies(*features, ks=args.k, temperatures=args.temperature).items():
+    for (k, temperature), accuracy in accuracies.items():
         print(f"{k:6}{temperature:14g}{accuracy:11.2%}")

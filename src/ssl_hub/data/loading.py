@@ -397,7 +397,6 @@ class ViewDataset(Dataset):
         return decoding, augmentation
 
 
-
 def _cut_to_views(pixels: np.ndarray, drawn: list[dict]) -> np.ndarray:
     """What some view sees, and the boxes of the parameters moved to be those in that."""
     boxes = np.stack([own["box"] for own in drawn])

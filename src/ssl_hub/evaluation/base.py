@@ -45,6 +45,8 @@ class Metric:
 class LabelledFeatures(NamedTuple):
     """Features `(N, D)` of the images that could be read, and their labels `(N,)`, None where there are none.
 
+    Those of the evaluation set are on the device where the work is done; those of the training set, which may be larger
+    than its memory, and the labels are on the CPU.
     For an evaluator of another kind of input the features are that, see `Evaluator.input`.
     Where an image may show several classes, the labels are targets `(N, C)`: 1 for a class that it shows, else 0.
     """
@@ -78,6 +80,8 @@ class Evaluator:
     input: ClassVar[Literal["features", "views", "scores"]] = "features"
     # Whether the labels may be targets, of images that show several classes.
     takes_several_labels: ClassVar[bool] = False
+    # Whether the processes share the work of `evaluate`, which each of them calls with the same features.
+    shares_work: ClassVar[bool] = False
 
     @property
     def needs_train_labels(self) -> bool:

@@ -83,7 +83,12 @@ class ClusteringEvaluator(Evaluator):
         with all_cores():
             # Halves of images that are all the same would follow their order, which may be that of the classes.
             clusters, _ = kmeans(
-                normalize(features.features), num_clusters, iterations=50, seed=self.seed, restarts=10, fill_empty=False
+                normalize(features.features).cpu(),
+                num_clusters,
+                iterations=50,
+                seed=self.seed,
+                restarts=10,
+                fill_empty=False,
             )
         return {
             "clustering_nmi": normalized_mutual_information(clusters, features.labels),

@@ -188,12 +188,28 @@ def gather_feature_tables(table: FeatureTable, device: torch.device | str = "cpu
     return FeatureTable(gathered, counts.bool())
 
 
+def known_rows(table: FeatureTable) -> Tensor:
+    """The features of the images that could be read; the table's own where that is all of them."""
+    if table.known.all():
+        return table.features
+    rows = table.known.nonzero().flatten()
+    features = _zeros(len(rows), table.features.shape[1])
+    for part, source in zip(features.split(_CHECKED_ROWS), rows.split(_CHECKED_ROWS), strict=True):
+        part.copy_(table.features[source])
+    return features
+
+
 def _zeros(num_rows: int, width: int) -> Tensor:
     """A table of zeros; a large one lies in a temporary file (in `TMPDIR`), which goes when nobody holds the table."""
     if num_rows * width * 4 <= LARGEST_TABLE_IN_MEMORY:
         return torch.zeros(num_rows, width)
     with tempfile.NamedTemporaryFile(prefix="ssl_hub_features_") as file:
         return torch.from_file(file.name, shared=True, size=num_rows * width).view(num_rows, width)
+
+
+def double(features: Tensor) -> Tensor:
+    """In double precision: on the CPU for a device of Apple's, which has none."""
+    return features.cpu().double() if features.device.type == "mps" else features.double()
 
 
 @contextmanager
@@ -227,9 +243,10 @@ def check_features(name: str, features: Tensor, labels: Tensor | None = None) ->
     """
     if features.ndim != 2 or 0 in features.shape:
         raise ValueError(f"The {name} features have the shape {tuple(features.shape)}, expected (N, D) with N, D >= 1.")
-    # In chunks, as features may be memory-mapped.
-    not_finite = sum(int((~torch.isfinite(chunk).all(dim=1)).sum()) for chunk in features.split(_CHECKED_ROWS))
-    if not_finite:
+    # In chunks, as features may be memory-mapped. The extremes show in one pass whether there is a NaN or infinity.
+    chunks = features.split(_CHECKED_ROWS)
+    if not all(torch.stack(chunk.aminmax()).isfinite().all() for chunk in chunks):
+        not_finite = sum(int((~chunk.isfinite().all(dim=1)).sum()) for chunk in chunks)
         raise ValueError(
             f"{not_finite} of {len(features)} {name} features hold NaN or infinity: the model has diverged, "
             "or its input was not finite."

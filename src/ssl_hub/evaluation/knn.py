@@ -1,6 +1,7 @@
 """Weighted k-nearest-neighbour classification of frozen features, the protocol of Wu et al. (arXiv 1805.01978)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -8,11 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from ..distributed import sum_
 from .base import Evaluator, LabelledFeatures, Metric
-from .features import check_features
+from .features import check_features, process_rows
 
-# Entries of the features of either set that are normalised at a time: 64 MiB of float32, whatever the sizes of the sets.
-_MAX_ENTRIES = 2**24
+# Entries of queries and of the bank that are normalised at a time, whatever the sizes of the sets. On a CPU 64 and 16 MiB
+# of float32, of which the latter come and go without new pages; on a GPU 1 GiB and 64 MiB, as all of the bank is sent
+# there for each part of the queries.
+_MAX_ENTRIES_ON_CPU = (2**24, 2**22)
+_MAX_ENTRIES_ON_GPU = (2**28, 2**24)
 # Entries of the similarity matrix that are on a GPU at a time: 256 MiB of float32.
 _MAX_SIMILARITIES = 2**26
 
@@ -45,6 +50,8 @@ def knn_classify(
         ValueError: sizes that do not fit, an empty set, features that are not finite, `k`, a label or the temperature
             out of range.
     """
+    check_features("test", features)
+    _check_bank(train_features, train_labels, features, k)
     similarities, neighbor_labels = _nearest(train_features, train_labels, features, k)
     _check_temperature(temperature)
     if train_labels.max() >= num_classes:
@@ -52,10 +59,8 @@ def knn_classify(
     return _vote(similarities, neighbor_labels, num_classes, temperature)
 
 
-def _nearest(train_features: Tensor, train_labels: Tensor, features: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Similarities `(M, k)` of the nearest train features, in falling order, and their labels."""
+def _check_bank(train_features: Tensor, train_labels: Tensor, features: Tensor, k: int) -> None:
     check_features("train", train_features, train_labels)
-    check_features("test", features)
     if features.shape[1] != train_features.shape[1]:
         raise ValueError(
             f"Train features have {train_features.shape[1]} dimensions, test features {features.shape[1]}: extract "
@@ -63,35 +68,55 @@ def _nearest(train_features: Tensor, train_labels: Tensor, features: Tensor, k: 
         )
     if not 1 <= k <= len(train_features):
         raise ValueError(f"k={k} neighbours of {len(train_features)} train features: choose k in [1, N].")
-    rows = max(1, _MAX_ENTRIES // features.shape[1])
-    nearest = [_search(queries, train_features, k, rows) for queries in features.split(rows)]
-    indices = torch.cat([indices for _, indices in nearest])
-    return torch.cat([similarities for similarities, _ in nearest]), train_labels.to(indices.device, torch.long)[
-        indices
-    ]
 
 
 @torch.no_grad()
+def _nearest(train_features: Tensor, train_labels: Tensor, features: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Similarities `(M, k)` of the nearest train features, in falling order, and their labels."""
+    entries = _MAX_ENTRIES_ON_CPU if features.device.type == "cpu" else _MAX_ENTRIES_ON_GPU
+    num_queries, rows = (max(1, each // features.shape[1]) for each in entries)
+    with _full_float32():
+        nearest = [_search(queries, train_features, k, rows) for queries in features.split(num_queries)]
+    indices = torch.cat([indices for _, indices in nearest])
+    labels = train_labels.to(indices.device, torch.long)[indices]
+    return torch.cat([similarities for similarities, _ in nearest]), labels
+
+
+@contextmanager
+def _full_float32() -> Iterator[None]:
+    """No TF32, which a run may allow for its steps: it is too coarse to tell neighbours apart."""
+    matmul = torch.backends.cuda.matmul
+    precision = matmul.fp32_precision
+    matmul.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = precision
+
+
 def _search(queries: Tensor, bank: Tensor, k: int, rows: int) -> tuple[Tensor, Tensor]:
     """Similarities and rows `(M, k)` of the nearest of a bank, in falling order; so many of its rows at a time."""
     queries = normalize(queries.float())
     nearest = queries.new_empty(len(queries), 0)
     neighbors = nearest.long()
+    search = _search_on_cpu if queries.device.type == "cpu" else _search_on_gpu
     for start in range(0, len(bank), rows):
         part = normalize(bank[start : start + rows].to(queries.device).float())
-        similarities, indices = _search_part(queries, part, min(k, len(part)))
+        similarities, indices = search(queries, part, min(k, len(part)))
         nearest, order = torch.cat([nearest, similarities], dim=1).sort(dim=1, descending=True, stable=True)
         neighbors = torch.cat([neighbors, indices + start], dim=1).gather(1, order)
         nearest, neighbors = nearest[:, :k], neighbors[:, :k]
     return nearest, neighbors
 
 
-def _search_part(queries: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    if queries.device.type == "cpu":
-        import faiss  # it takes a while to import
+def _search_on_cpu(queries: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    import faiss  # it takes a while to import
 
-        found = faiss.knn(queries.numpy(), bank.numpy(), k, metric=faiss.METRIC_INNER_PRODUCT)
-        return torch.from_numpy(found[0]), torch.from_numpy(found[1])
+    found = faiss.knn(queries.numpy(), bank.numpy(), k, metric=faiss.METRIC_INNER_PRODUCT)
+    return torch.from_numpy(found[0]), torch.from_numpy(found[1])
+
+
+def _search_on_gpu(queries: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
     chunks = queries.split(max(1, _MAX_SIMILARITIES // len(bank)))
     nearest = [(chunk @ bank.T).topk(k) for chunk in chunks]
     return torch.cat([each.values for each in nearest]), torch.cat([each.indices for each in nearest])
@@ -127,21 +152,31 @@ def knn_accuracies(
     test_labels: Tensor,
     ks: Sequence[int] = (10, 20, 100, 200),
     temperatures: Sequence[float] = (0.07,),
+    *,
+    shared: bool = False,
 ) -> dict[tuple[int, float], float]:
-    """[`knn_accuracy`] by k and temperature; the neighbours are looked for once. The arguments and errors are its own."""
+    """[`knn_accuracy`] by k and temperature; the neighbours are looked for once. The arguments and errors are its own.
+
+    Args:
+        shared: whether the processes share the test images out. Each must then call this, with the same arguments, and
+            gets the same accuracies.
+    """
     check_features("test", test_features, test_labels)
     if min(ks, default=0) < 1:
         raise ValueError(f"k={min(ks, default='no')} neighbours: choose one k or more in [1, N].")
     for temperature in temperatures:
         _check_temperature(temperature)
-    similarities, labels = _nearest(train_features, train_labels, test_features, max(ks))
-    num_classes, test_labels = int(train_labels.max()) + 1, test_labels.to(labels.device)
-    accuracies = {}
-    for k in ks:
-        for temperature in temperatures:
-            scores = _vote(similarities[:, :k], labels[:, :k], num_classes, temperature)
-            accuracies[k, temperature] = (scores.argmax(dim=1) == test_labels).float().mean().item()
-    return accuracies
+    _check_bank(train_features, train_labels, test_features, max(ks))
+    rows = process_rows(len(test_features)) if shared else range(len(test_features))
+    part = slice(rows.start, rows.stop)
+    similarities, labels = _nearest(train_features, train_labels, test_features[part], max(ks))
+    num_classes, test_labels = int(train_labels.max()) + 1, test_labels[part].to(labels.device)
+    settings = [(k, temperature) for k in ks for temperature in temperatures]
+    votes = (_vote(similarities[:, :k], labels[:, :k], num_classes, temperature) for k, temperature in settings)
+    correct = torch.stack([(scores.argmax(dim=1) == test_labels).sum() for scores in votes])
+    if shared:
+        sum_(correct)
+    return {setting: count / len(test_features) for setting, count in zip(settings, correct.tolist(), strict=True)}
 
 
 def _check_temperature(temperature: float) -> None:
@@ -165,6 +200,7 @@ class KNNEvaluator(Evaluator):
     }
     needs_labels: ClassVar[bool] = True
     needs_train_features: ClassVar[bool] = True
+    shares_work: ClassVar[bool] = True
 
     k: int = 20
     temperature: float = 0.07
@@ -186,7 +222,6 @@ class KNNEvaluator(Evaluator):
 
     def evaluate(self, features: LabelledFeatures, train: LabelledFeatures | None) -> dict[str, float]:
         k = min(self.k, len(train.features))
-        accuracy = knn_accuracy(
-            train.features, train.labels, features.features, features.labels, k=k, temperature=self.temperature
-        )
-        return {"knn_accuracy": accuracy}
+        bank, bank_labels = train
+        accuracies = knn_accuracies(bank, bank_labels, *features, ks=[k], temperatures=[self.temperature], shared=True)
+        return {"knn_accuracy": accuracies[k, self.temperature]}

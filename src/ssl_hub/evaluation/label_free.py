@@ -9,6 +9,7 @@ from torch.nn.functional import normalize
 
 from .base import Evaluator, LabelledFeatures, Metric
 from .features import check_features
+from .spectrum import scatter_eigenvalues
 
 _RANKME_EPSILON = 1e-7
 
@@ -46,7 +47,7 @@ def rankme(features: Tensor) -> float:
         ValueError: features that are not a finite, non-empty `(N, D)`.
     """
     check_features("given", features)
-    singular_values = torch.linalg.svdvals(features.float())
+    singular_values = scatter_eigenvalues(features, centred=False).clamp(min=0).sqrt()
     if singular_values.sum() == 0:
         return 0.0
     p = singular_values / singular_values.sum() + _RANKME_EPSILON

@@ -10,13 +10,14 @@ from torch.nn.functional import normalize
 
 from ..field_types import AtLeastTwo, check_fields
 from .base import Evaluator, LabelledFeatures, Metric
-from .features import check_features
+from .features import check_features, double
 
 _EPSILON = 1e-7
 _MIN_DIRECTIONS = 3  # of which a decay can be told
 _FIRST_RANK, _LAST_RANK = 4, 100  # of the eigenvalues that alpha-ReQ's authors fit
 # Entries of a matrix of similarities that are held at a time.
 _MAX_ENTRIES = 2**24
+_ROWS_AT_A_TIME = 4096
 
 
 def alignment(first: Tensor, second: Tensor, alpha: float = 2.0) -> float:
@@ -33,7 +34,7 @@ def alignment(first: Tensor, second: Tensor, alpha: float = 2.0) -> float:
     check_features("second", second)
     if first.shape != second.shape:
         raise ValueError(f"Two views need features of one shape, got {tuple(first.shape)} and {tuple(second.shape)}.")
-    distances = (normalize(first.double()) - normalize(second.double())).norm(dim=1)
+    distances = (normalize(double(first)) - normalize(double(second))).norm(dim=1)
     return distances.pow(alpha).mean().item()
 
 
@@ -51,7 +52,7 @@ def uniformity(features: Tensor, t: float = 2.0) -> float:
     check_features("given", features)
     if len(features) < 2:
         raise ValueError("Uniformity is about pairs of images: give the features of two or more.")
-    unit, total = normalize(features.double()).to(torch.promote_types(features.dtype, torch.float32)), 0.0
+    unit, total = normalize(double(features)).to(torch.promote_types(features.dtype, torch.float32)), 0.0
     for rows in unit.split(max(1, _MAX_ENTRIES // len(unit))):
         total += (rows @ unit.T).sub_(1).clamp_(max=0).mul_(2 * t).exp_().sum(dtype=torch.double).item()
     # Without those of an image with itself, which are 1.
@@ -91,11 +92,28 @@ def _decay(eigenvalues: Tensor, first_rank: int = _FIRST_RANK, last_rank: int = 
 def _spectrum(features: Tensor) -> Tensor:
     """The eigenvalues of the features' scatter, in falling order, without those that are zero but for rounding."""
     check_features("given", features)
-    centred = features.double() - features.double().mean(dim=0)
+    eigenvalues = scatter_eigenvalues(features, centred=True)
+    total = sum(double(part).square().sum() for part in features.split(_ROWS_AT_A_TIME))
+    return eigenvalues[eigenvalues > 1e-12 * total.clamp(min=1e-300)]
+
+
+def scatter_eigenvalues(features: Tensor, *, centred: bool) -> Tensor:
+    """The eigenvalues `(min(N, D),)` of the features' scatter, in falling order: squares of their singular values.
+
+    In double precision, as squares take twice the digits, and on the features' device.
+
+    Args:
+        features: `(N, D)`; so that no more is held than a part of them and a D x D matrix.
+        centred: whether the mean of the features is subtracted.
+    """
+    parts = features.split(_ROWS_AT_A_TIME)
+    mean = sum(double(part).sum(dim=0) for part in parts) / len(features) if centred else 0.0
     # Of the smaller of the two products, whose eigenvalues other than zero are the same.
-    product = centred.T @ centred if len(centred) > centred.shape[1] else centred @ centred.T
-    eigenvalues = torch.linalg.eigvalsh(product).flip(0)
-    return eigenvalues[eigenvalues > 1e-12 * features.double().square().sum().clamp(min=1e-300)]
+    if len(features) > features.shape[1]:
+        product = sum(part.T @ part for part in (double(part) - mean for part in parts))
+    else:
+        product = (double(features) - mean) @ (double(features) - mean).T
+    return torch.linalg.eigvalsh(product).flip(0)
 
 
 def lidar(features: Tensor, delta: float = 1e-4) -> float:
@@ -116,7 +134,7 @@ def lidar(features: Tensor, delta: float = 1e-4) -> float:
             f"LiDAR needs features (images, views, dimensions) of two or more images and views, got {tuple(features.shape)}."
         )
     check_features("given", features.flatten(0, 1))
-    features = features.double()
+    features = double(features)
     means = features.mean(dim=1)
     between = means - means.mean(dim=0)
     within = (features - means[:, None]).flatten(0, 1)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..data.loading import build_view_loader
 from ..data.views import View
 from ..data.views.crop import CropView
-from .features import extract_feature_table, gather_feature_tables, process_rows
+from .features import extract_feature_table, gather_feature_tables, known_rows, process_rows
 
 
 def choose_views(views: Sequence[View], num_views: int) -> list[View]:
@@ -67,4 +67,4 @@ def extract_view_features(
         return model(pixel_values.flatten(0, 1)).pooler_output.unflatten(0, (-1, num_views)).flatten(1)
 
     table = gather_feature_tables(extract_feature_table(extract, model, batches(), len(dataset), device), device)
-    return table.features[table.known].unflatten(1, (num_views, -1))
+    return known_rows(table).unflatten(1, (num_views, -1))

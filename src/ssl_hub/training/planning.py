@@ -170,7 +170,7 @@ class _Plan:
 
     def _choose_image_size(self) -> None:
         overrides = self.values.get("config_overrides") or ""
-        own = self.recipe.build_config(overrides).image_size
+        own: int = self.recipe.build_config(overrides).image_size
         size = min(own, max(_MIN_SIZE, 32 * math.ceil(self.side / 32)))
         why = f"{own} of the recipe would be more than the images have"
         if self.device.type == "cpu" and size > _CPU_SIZE:

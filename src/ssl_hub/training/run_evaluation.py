@@ -18,8 +18,8 @@ from ..data.views import View
 from ..evaluation.base import Evaluator, LabelledFeatures
 from ..evaluation.evaluators import build_evaluators, check_metric
 from ..evaluation.feature_models import pixel_baseline
-from ..evaluation.features import extract_dataset
-from ..evaluation.knn import KNNEvaluator, knn_accuracy
+from ..evaluation.features import extract_dataset, known_rows
+from ..evaluation.knn import KNNEvaluator
 from ..evaluation.view_features import choose_views, extract_view_features
 from ..lifecycle import FeatureTable
 from ..modeling_utils import SSLModel
@@ -152,6 +152,7 @@ class RunEvaluation:
                 RowImages(self.eval_dataset, rows),
                 class_names=getattr(self.eval_dataset.features.get("label"), "names", None),
             )
+        features = self._on_device(features)
         train: dict[int | None, LabelledFeatures] = {}  # by the number of samples
         metrics: dict[str, float] = {}
         for evaluator in self.evaluators:
@@ -183,7 +184,10 @@ class RunEvaluation:
             num_workers=self.args.dataloader_num_workers,
             device=device,
         )
-        return LabelledFeatures(view_features, None)
+        return self._on_device(LabelledFeatures(view_features, None))
+
+    def _on_device(self, features: LabelledFeatures) -> LabelledFeatures:
+        return features._replace(features=features.features.to(self.accelerator.device))
 
     def accuracy_baselines(self) -> dict[str, float]:
         """What the accuracies of this run are to be compared with, see `ACCURACY_BASELINES`; empty without labels.
@@ -203,8 +207,7 @@ class RunEvaluation:
                 (self.eval_dataset, _PIXEL_EVAL_SIZE, "evaluation"),
             )
         )
-        k = min(knn.k, len(train.features))
-        baselines["pixel_knn_accuracy"] = knn_accuracy(*train, *test, k=k, temperature=knn.temperature)
+        baselines["pixel_knn_accuracy"] = knn.evaluate(self._on_device(test), train)["knn_accuracy"]
         return baselines
 
     def _sample(self, dataset: datasets.Dataset, size: int | None) -> datasets.Dataset:
@@ -251,4 +254,4 @@ def _labelled(table: FeatureTable, dataset: datasets.Dataset, what: str) -> Labe
     if not table.known.any():
         raise ValueError(f"none of {len(dataset)} images of the {what} split can be read")
     labels = torch.tensor(dataset["label"])[table.known] if "label" in dataset.column_names else None
-    return LabelledFeatures(table.features[table.known], labels)
+    return LabelledFeatures(known_rows(table), labels)

@@ -20,6 +20,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from safetensors import SafetensorError
+from torch import nn
 
 from ..data.caching import cache_images
 from ..data.datasets import load_image_dataset
@@ -196,7 +197,7 @@ class SSLTrainer:
         device = self.accelerator.device
         model.to(device)
         if device.type in ("cpu", "cuda") and is_convolutional(model.backbone):
-            model.to(memory_format=torch.channels_last)  # the first convolution turns the images
+            nn.Module.to(model, memory_format=torch.channels_last)  # the first convolution turns the images
         if device.type == "cuda":
             torch.set_float32_matmul_precision("high")  # TF32, in which cuDNN convolves anyway
         model.begin_run(None if self.is_streamed else len(self.train_dataset))
