@@ -183,7 +183,8 @@ def test_options_recipes_and_links_exist(page):
         VisualizationArguments,
     ):
         known |= {option for action in HfArgumentParser(arguments)._actions for option in action.option_strings}
-    known |= set(OPTIONS.findall(Path(probe.__file__).read_text()))
+    for script in (Path(probe.__file__), REPOSITORY / "benchmarks" / "small_data.py"):
+        known |= set(OPTIONS.findall(script.read_text()))
     assert set(OPTIONS.findall(text)) <= known
     assert set(re.findall(r"--recipe ([\w./-]+)", text)) <= {
         *list_recipes(),
