@@ -145,10 +145,9 @@ def _loss_between(records: Sequence[Mapping], start: int, stop: int) -> _Loss | 
         is_trend = size > _LARGE_CHANGE
     else:
         is_trend = size > _LEAST_CHANGE and kendalltau(range(len(losses)), losses).pvalue < _TREND_LEVEL
+    trend = "unclear" if size > _LARGE_CHANGE else "flat"
     if is_trend:
         trend = "falls" if after < before else "rises"
-    else:
-        trend = "unclear" if size > _LARGE_CHANGE else "flat"
     return _Loss(before, after, trend, len(losses))
 
 
