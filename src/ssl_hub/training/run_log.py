@@ -158,7 +158,9 @@ class RunLog:
                 logger.warning("skipped an image that cannot be read (%d so far): %s", len(self.unreadable), name)
 
     def records(self) -> list[dict]:
-        """The lines that were written."""
+        """The lines that were written; none yet where a run resumes from another one's folder."""
+        if not self.metrics_path.exists():
+            return []
         return [json.loads(line) for line in self.metrics_path.read_text().splitlines()]
 
     def state(self) -> dict:

@@ -151,7 +151,8 @@ class RunReport:
     # Pictures
 
     def _draw(self) -> None:
-        self._guarded(self.output_dir / "curves.png", partial(plot_training_curves, self.log.metrics_path))
+        if any("loss" in record for record in self.log.records()):
+            self._guarded(self.output_dir / "curves.png", partial(plot_training_curves, self.log.metrics_path))
         if not self.is_stale:
             return
         if self.run_evaluation.neighbors is not None:
@@ -213,7 +214,7 @@ class RunReport:
 
     def _render_page(self, state: str, path: Path) -> None:
         watch, device = self.log.run_time, self.log.accelerator.device
-        records = self.log.records() if self.log.metrics_path.exists() else []
+        records = self.log.records()
         evaluations = evaluations_of(records)
         shown = evaluations if len(evaluations) <= _SHOWN_EVALUATIONS else evaluations[:1] + evaluations[-5:]
         levels = accuracy_levels(records)
