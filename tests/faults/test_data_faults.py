@@ -367,7 +367,7 @@ class TestLabels:
                 write(tmp_path / split, *(f"{name}/{i}.png" for i in range(8)), content=content)
         train, evaluation = (load_image_dataset(tmp_path, split) for split in ("train", "validation"))
         trainer = digits_trainer(tmp_path / "out", train, evaluation, batch_size=8)
-        metrics, _ = trainer.run_evaluation(trainer.model)
+        metrics = trainer.run_evaluation(trainer.model)
         assert metrics["knn_accuracy"] == pytest.approx(2 / 3)
         assert caplog.messages == ["classes that the training split lacks (1): a"]
 
@@ -379,7 +379,7 @@ class TestLabels:
                 write(tmp_path / split, f"{color}/{i}.png", content=content)
         train, evaluation = (load_image_dataset(tmp_path, split) for split in ("train", "validation"))
         trainer = digits_trainer(tmp_path / "out", train, evaluation, evaluation="[{type: knn, k: 3}]")
-        metrics, _ = trainer.run_evaluation(trainer.model)
+        metrics = trainer.run_evaluation(trainer.model)
         assert metrics["knn_accuracy"] == 1.0
 
     @pytest.mark.parametrize("labels", [[0, None, 1], [0, -1, 1], [None, None, None], [0, 1, 2]])

@@ -87,12 +87,12 @@ def test_a_folder_of_images_without_classes_is_evaluated(tmp_path):
         (tmp_path / "images").mkdir(exist_ok=True)
         Image.fromarray(pixels).save(tmp_path / "images" / f"{index}.png")
     trainer = build_trainer(tmp_path / "run", digits(), load_image_dataset(str(tmp_path / "images")))
-    assert trainer.run_evaluation(trainer.model)[0].keys() == LABEL_FREE
+    assert trainer.run_evaluation(trainer.model).keys() == LABEL_FREE
 
 
 def test_a_training_set_without_labels_is_enough(tmp_path):
     trainer = build_trainer(tmp_path, digits().remove_columns("label"))
-    assert trainer.run_evaluation(trainer.model)[0].keys() == LABEL_FREE
+    assert trainer.run_evaluation(trainer.model).keys() == LABEL_FREE
 
 
 def test_the_sample_is_the_same_at_every_evaluation_and_changes_nothing(tmp_path, monkeypatch):
@@ -152,7 +152,7 @@ def test_knn_takes_no_more_than_its_limit(limit, bank, tmp_path, monkeypatch):
 
     monkeypatch.setattr(RunEvaluation, "feature_table", count)
     trainer = build_trainer(tmp_path, digits(), digits("test", 20), knn_max_samples=limit)
-    first, second = (trainer.run_evaluation(trainer.model)[0] for _ in range(2))
+    first, second = (trainer.run_evaluation(trainer.model) for _ in range(2))
     assert sizes == [20, bank] * 2
     assert first == second and first["knn_accuracy"] > 0.2
     line = f"the evaluation 'knn' uses a fixed sample of {bank} of the 40 training images"
@@ -170,7 +170,6 @@ def test_a_recipe_has_the_limit_too_and_other_evaluators_have_all_images(tmp_pat
             return {}
 
         monkeypatch.setattr(type(evaluator), "evaluate", evaluate)
-        monkeypatch.setattr(type(evaluator), "warning", lambda *args: None)
     trainer.run_evaluation(trainer.model)
     assert seen == {"knn": 7, "linear_probe": 40, "label_free": None}
 

@@ -27,7 +27,7 @@ from ssl_hub import MAEModel, SwAVModel
 from ssl_hub.data.datasets import load_image_dataset
 from ssl_hub.hub.publishing import PublishError
 from ssl_hub.modules.memories import InstanceMemory, OnlineClusterMemory, Queue
-from ssl_hub.training import checkpointing, results
+from ssl_hub.training import checkpointing, results, run_report
 from ssl_hub.training.arguments import PretrainingArguments, parse_arguments
 from ssl_hub.training.checkpointing import list_checkpoints, optimizer_state
 from ssl_hub.training.recipes import Recipe, load_recipe
@@ -54,7 +54,7 @@ MOCO = load_recipe("moco-digits")
 def no_pictures():
     """They take longer than the runs."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(results, "plot_training_curves", lambda *args: None)
+        patch.setattr(run_report, "plot_training_curves", lambda *args: None)
         patch.setattr(results, "_plot_reconstruction", lambda *args: False)
         yield
 
@@ -750,6 +750,6 @@ def test_two_processes_evaluate_and_resume_the_model_that_is_saved(tmp_path):
     # One process evaluates the saved model alike.
     trainer = build_moco(tmp_path / "one")
     trainer.model.load_state_dict(states[0])
-    metrics, _ = trainer.run_evaluation(trainer.model)
+    metrics = trainer.run_evaluation(trainer.model)
     last = metrics_of(whole)[-1]
     assert {name: value for name, value in last.items() if name in metrics} == pytest.approx(metrics, rel=1e-5)

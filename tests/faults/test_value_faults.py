@@ -55,6 +55,7 @@ ZERO_SAYS_SOMETHING = {
     *(
         "adam_beta2",
         "max_grad_norm",
+        "train_val_split",
         "dataloader_num_workers",
         "knn_max_samples",
         "drop_path_rate",

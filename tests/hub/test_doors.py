@@ -62,7 +62,7 @@ def models(tmp_path_factory):
     images = load_image_dataset("digits", "train").select(range(32))
     with loopback_hub(folder) as endpoint, pytest.MonkeyPatch.context() as monkeypatch:
         use_hub(endpoint, folder, monkeypatch)
-        monkeypatch.setattr("ssl_hub.training.results.plot_training_curves", lambda *args: None)  # takes a while
+        monkeypatch.setattr("ssl_hub.training.run_report.plot_training_curves", lambda *args: None)  # takes a while
         models = {name: push_by_every_door(name, images, folder / name) for name in ALGORITHMS}
         command = [sys.executable, "-c", LOAD, json.dumps(list(models))]
         environment = client_environment(endpoint, folder / "home", token=None)

@@ -229,7 +229,11 @@ def test_the_snippets_of_all_cards(published):
         ).pixel_values
         with torch.no_grad():
             torch.testing.assert_close(
-                features[name], model(pixel_values).pooler_output, msg=lambda m, n=name: f"{n}: {m}"
+                features[name],
+                model(pixel_values).pooler_output,
+                rtol=1e-5,
+                atol=1e-5,
+                msg=lambda m, n=name: f"{n}: {m}",
             )
 
 

@@ -6,9 +6,9 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
-from threading import Event
 
 import pytest
 import torch
@@ -110,11 +110,11 @@ class Killed(BaseException):
 
 
 def kill_at_call(monkeypatch, target, name, number):
-    """Lets the `number`-th call of `target.name`, counted from 1, and all later ones end the process."""
+    """Lets the `number`-th call of `target.name` that writes a checkpoint, and all later ones, end the process."""
     calls, original = [], getattr(target, name)
 
     def call(*args, **kwargs):
-        calls.append(name)
+        calls.extend([name] * (threading.current_thread() is not threading.main_thread()))
         if len(calls) >= number:
             raise Killed
         return original(*args, **kwargs)
@@ -178,7 +178,7 @@ def test_killed_while_saving(tmp_path, whole_run, monkeypatch, caplog, target, n
 def test_a_checkpoint_is_written_beside_the_steps(tmp_path, whole_run, monkeypatch):
     """It holds what was there when its step ended, though the next one ends before anything is written."""
     args = {"max_train_steps": 6, "checkpointing_steps": "2", "logging_steps": 3, "save_total_limit": None}
-    trainer, next_ended = build_trainer(tmp_path, **args), Event()
+    trainer, next_ended = build_trainer(tmp_path, **args), threading.Event()
     end_step, waited = trainer.model.end_step, []
 
     def end(progress):

@@ -29,7 +29,7 @@ from ..evaluation.features import extract_dataset
 from ..lifecycle import FeatureTable, Progress
 from ..modeling_utils import SSLModel
 from .optimization import drop_frozen_gradients
-from .trainer import EPOCH_STREAM, STEP_STREAM, input_names, seed_generators
+from .trainer import EPOCH_STREAM, STEP_STREAM, input_names, seed_generators, use_channels_last
 
 
 class EpochViews(Dataset):
@@ -133,6 +133,7 @@ class SSLCallback(TrainerCallback):
         model.begin_run(len(self.train_dataset))
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
+        use_channels_last(model, args.device)
         if state.global_step == 0:
             return
         # Trainer goes by the names in the model and a file has those of transformers 4: it would pass over some, without

@@ -196,8 +196,7 @@ class SSLTrainer:
             model.compile()
         device = self.accelerator.device
         model.to(device)
-        if device.type in ("cpu", "cuda") and is_convolutional(model.backbone):
-            nn.Module.to(model, memory_format=torch.channels_last)  # the first convolution turns the images
+        use_channels_last(model, device)
         if device.type == "cuda":
             torch.set_float32_matmul_precision("high")  # TF32, in which cuDNN convolves anyway
         model.begin_run(None if self.is_streamed else len(self.train_dataset))
@@ -611,6 +610,12 @@ def seed_generators(device: torch.device, seed: int, stream: int, number: int, p
     torch.default_generator.manual_seed(value)
     if device.type != "cpu":
         torch.get_device_module(device).manual_seed(value)
+
+
+def use_channels_last(model: nn.Module, device: torch.device) -> None:
+    """Lays the weights of a convolutional model out as its device computes fastest; its images follow by themselves."""
+    if device.type in ("cpu", "cuda") and is_convolutional(model.backbone):
+        model.to(memory_format=torch.channels_last)
 
 
 def _check_processes(accelerator: Accelerator) -> None:
