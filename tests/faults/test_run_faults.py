@@ -27,7 +27,7 @@ from ssl_hub import MAEModel, SwAVModel
 from ssl_hub.data.datasets import load_image_dataset
 from ssl_hub.hub.publishing import PublishError
 from ssl_hub.modules.memories import InstanceMemory, OnlineClusterMemory, Queue
-from ssl_hub.training import checkpointing, results, run_report
+from ssl_hub.training import checkpointing, run_report
 from ssl_hub.training.arguments import PretrainingArguments, parse_arguments
 from ssl_hub.training.checkpointing import list_checkpoints, optimizer_state
 from ssl_hub.training.recipes import Recipe, load_recipe
@@ -54,8 +54,7 @@ MOCO = load_recipe("moco-digits")
 def no_pictures():
     """They take longer than the runs."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_report, "plot_training_curves", lambda *args: None)
-        patch.setattr(results, "_plot_reconstruction", lambda *args: False)
+        patch.setattr(run_report.RunReport, "_draw", lambda self: None)
         yield
 
 
