@@ -238,7 +238,7 @@ def make_bad(trainer, what):
         trainer.model.memory.vectors[3] = float("inf")
     elif what == "optimizer":
         state = next(iter(trainer.optimizer.state.values()))
-        state["exp_avg_sq"].flatten()[0] = float("inf")  # its parameter would never move again
+        state["exp_avg_sq"][0] = float("inf")  # its parameter would never move again
 
 
 @pytest.mark.parametrize("what", ["running statistic", "queue", "optimizer"])
