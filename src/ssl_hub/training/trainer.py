@@ -491,6 +491,8 @@ class SSLTrainer:
     def _finish(self) -> dict:
         self.log.bar.close()
         self.checkpoints.wait()
+        # What the caller goes on with: safetensors, for one, takes no other format.
+        nn.Module.to(self.model, memory_format=torch.contiguous_format)
         if self.is_main:
             with self.log.timed("saving"):
                 write_results(
