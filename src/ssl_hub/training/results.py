@@ -25,7 +25,8 @@ def write_results(
         records: the lines of `metrics.jsonl`.
         card: for `build_model_card`.
     """
-    save_for_sharing(model, image_processor, output_dir)
+    with report.log.timed("saving"):
+        save_for_sharing(model, image_processor, output_dir)
     report.end("finished")
     build_model_card(model.config, metrics=records, has_reconstruction=report.has_reconstruction, **card).save(
         output_dir / "README.md"

@@ -132,7 +132,8 @@ class RunReport:
     def end(self, state: str) -> None:
         """Draws what the run leaves, and says so on the page."""
         if self.is_main:
-            self._draw()
+            with self.log.timed("evaluation"):
+                self._draw()
             self._write_page(state)
 
     def _judge(self) -> None:

@@ -494,21 +494,20 @@ class SSLTrainer:
         # What the caller goes on with: safetensors, for one, takes no other format.
         nn.Module.to(self.model, memory_format=torch.contiguous_format)
         if self.is_main:
-            with self.log.timed("saving"):
-                write_results(
-                    self.model,
-                    self.image_processor,
-                    self.output_dir,
-                    records=self.log.records(),
-                    report=self.report,
-                    recipe_name=self.recipe_name,
-                    config_overrides=self.model_args and self.model_args.config_overrides,
-                    initial_weights=self.model_args and self.model_args.model_name_or_path,
-                    dataset_name=self.data_args.dataset_name if self.data_args is not None else None,
-                    training_arguments=self._training_arguments(),
-                    best=self.best.found,
-                    repo_id=self.args.hub_model_id,
-                )
+            write_results(
+                self.model,
+                self.image_processor,
+                self.output_dir,
+                records=self.log.records(),
+                report=self.report,
+                recipe_name=self.recipe_name,
+                config_overrides=self.model_args and self.model_args.config_overrides,
+                initial_weights=self.model_args and self.model_args.model_name_or_path,
+                dataset_name=self.data_args.dataset_name if self.data_args is not None else None,
+                training_arguments=self._training_arguments(),
+                best=self.best.found,
+                repo_id=self.args.hub_model_id,
+            )
             if self.log.unreadable:
                 logger.warning("images that could not be read and were skipped: %d", len(self.log.unreadable))
             self.log.say(f"time: {describe_time(self.log.run_time, self.log.run_images, self.accelerator.device)}")

@@ -12,7 +12,7 @@ from ..evaluation.evaluators import METRICS, accuracy_levels
 from ..evaluation.label_free import describe_collapse
 
 # The thresholds were tried on short runs on 2,000 to 5,000 images of CIFAR-10, evaluated on 1,000: SimCLR and SimSiam that learn,
-# SimCLR at a rate of 1e-9, MAE, and SimSiam without its predictor.
+# SimCLR at a rate of 1e-9, SimCLR with a weight decay of 5, and MAE. What was said of them is in docs/troubleshooting.md.
 #
 # The same images are evaluated each time; accuracies of runs that neither gain nor lose wavered by one or two points.
 _ACCURACY_GAIN, _ACCURACY_LOSS = 0.01, 0.02
