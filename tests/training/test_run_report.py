@@ -200,9 +200,9 @@ def test_images_a_second_are_those_of_training(monkeypatch):
             (0.02, 0.006),
             800,
             4,
-            "21 workers to keep up, and there are 16 cores: --dataloader_num_workers 15 and shrink",
+            "21 workers to keep up, and there are 16 cores: --dataloader_num_workers 15, and --cache_images",
         ),
-        ((0.005, 0.02), 800, 15, "20 workers to keep up, and there are 16 cores: views with less blur"),
+        ((0.005, 0.02), 800, 15, "20 workers to keep up, and there are 16 cores: --augment_on_device"),
         ((0.001, 0.001), 800, 4, "4 workers would keep up if"),
     ],
 )

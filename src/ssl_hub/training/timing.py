@@ -97,12 +97,12 @@ def explain_wait(share: float, decoding: float, augmentation: float, images_per_
     if needed < cores:
         return f"{costs}; --dataloader_num_workers {needed} would keep up"
     cheaper = (
-        "shrink the originals once, to about twice the size of the views"
+        "--cache_images memory, or originals that are shrunk once, to about twice the size of the views"
         if decoding > augmentation
-        else "views with less blur and colour jitter, or of a smaller size, cost less"
+        else "--augment_on_device on a GPU, or smaller views with less blur and colour jitter"
     )
-    workers = f"--dataloader_num_workers {cores - 1} and " if cores - 1 > num_workers else ""
-    return f"{costs}; it would take {needed} workers to keep up, and there are {cores} cores: {workers}{cheaper}"
+    workers = f"--dataloader_num_workers {cores - 1}, and " if cores - 1 > num_workers else ""
+    return f"{costs}; it would take {needed} workers to keep up, and there are {cores} cores: {workers}{cheaper}, would help"
 
 
 def describe_time(stopwatch: Stopwatch, images: int, device: torch.device) -> str:
