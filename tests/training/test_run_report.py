@@ -207,7 +207,7 @@ def test_images_a_second_are_those_of_training(monkeypatch):
     ],
 )
 def test_what_is_to_blame_for_a_wait(costs, rate, workers, words, monkeypatch):
-    monkeypatch.setattr(timing, "_cores", lambda: set(range(16)))
+    monkeypatch.setattr(timing, "count_cores", lambda: 16)
     text = explain_wait(0.43, *costs, rate, workers)
     assert text.startswith("the device waits 43% of the time for images: decoding takes") and words in text
 

@@ -6,8 +6,6 @@ What was given is never chosen. The length follows from a few steps that are tim
 import logging
 import math
 import os
-import resource
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -30,6 +28,7 @@ from .checkpointing import check_output_dir
 from .optimization import count_warmup_steps
 from .pretraining import build_trainer, count_held_out, with_batch_that_fits
 from .recipes import Recipe, load_recipe, parse_overrides
+from .timing import count_cores, peak_memory
 from .trainer import SSLTrainer
 
 DEFAULT_RECIPE = "simclr-resnet18-small"
@@ -220,7 +219,7 @@ class _Plan:
         self._choose("mixed_precision", precision)
         precision = self.values["mixed_precision"]
         self._say("precision", "float32" if precision == "no" else precision, why, asked=("mixed_precision",))
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = count_cores()
         # On a CPU the model computes on the same cores.
         workers = min(_MAX_WORKERS, cores // 4 if self.device.type == "cpu" else cores // self.num_processes)
         self._choose("dataloader_num_workers", max(1, workers) if cores > 1 else 0)
@@ -387,7 +386,7 @@ def _time_steps(trainer: SSLTrainer, args: PretrainingArguments) -> Timing:
         step_seconds=sum(timed) / len(timed),
         epoch_seconds=epoch_seconds,
         evaluation_seconds=_time_evaluation(trainer),
-        memory=_peak_memory(device),
+        memory=round(peak_memory(device) * 2**20),
         device=device.type,
     )
 
@@ -418,15 +417,6 @@ def _time_evaluation(trainer: SSLTrainer) -> float:
             trainer.model(images).pooler_output.sum().item()  # waits for the device
             seconds = time.perf_counter() - started
     return num_images / len(images) * seconds
-
-
-def _peak_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    if device.type == "mps":
-        return torch.mps.driver_allocated_memory()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 @contextmanager

@@ -66,6 +66,8 @@ def peak_memory(device: torch.device) -> float:
     """The most memory so far in MiB: of tensors on a GPU, or else of this process, without the workers of its loader."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory() / 2**20
     unit = 1 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
@@ -83,7 +85,7 @@ def explain_wait(share: float, decoding: float, augmentation: float, images_per_
         images_per_second: that the device would take of this process if it never waited.
         num_workers: of the loader.
     """
-    cores = max(1, len(_cores()) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    cores = max(1, count_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     needed = math.ceil(images_per_second * (decoding + augmentation))
     costs = (
         f"the device waits {share:.0%} of the time for images: decoding takes {1000 * decoding:.1f} ms and augmentation "
@@ -124,5 +126,6 @@ def format_seconds(seconds: float) -> str:
     return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
-def _cores() -> set[int]:
-    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+def count_cores() -> int:
+    """The cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
