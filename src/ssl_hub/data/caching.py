@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from .datasets import is_remote
 from .images import EncodedImage, UnreadableImageError
-from .loading import outlive_stop_signals
 from .views import View
+from .workers import outlive_stop_signals
 
 _IMAGES_AT_ONCE = 64
 

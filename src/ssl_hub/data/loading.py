@@ -1,28 +1,23 @@
 """Batches for training and evaluation: the same ones whatever the number of workers or processes."""
 
-import signal
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import cycle, islice
-from typing import NamedTuple
 
 import datasets
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from ssl_hub.data.datasets import is_remote
 from ssl_hub.data.images import DecodedImage, EncodedImage, UnreadableImageError, decode_image
+from ssl_hub.data.sampling import NO_EPOCH, EpochBatchSampler, StreamBatchSampler, ViewKey
 from ssl_hub.data.views import Draws, View
+from ssl_hub.data.workers import outlive_stop_signals
 
-# The second word of the entropy that orders and views are seeded with, so that no two random streams of a run share a
-# seed. The trainer's streams are small numbers.
-_ORDER_STREAM = int.from_bytes(b"orde", "big")
+# The second word of the entropy that views are seeded with, see `sampling`.
 _VIEW_STREAM = int.from_bytes(b"view", "big")
-# Stands for the epoch of views that belong to none.
-_NO_EPOCH = 2**32 - 1
 # Files that a process holds open; drawing for more at once would not be faster.
 _IMAGES_AT_ONCE = 64
 
@@ -78,178 +73,6 @@ def build_train_loader(
     )
 
 
-def outlive_stop_signals(worker: int) -> None:
-    """Keeps a worker at work when a terminal or a cluster signals every process of a run: the last step needs it.
-
-    It ends with the process that started it, whose SIGTERM is the second one at the latest.
-    """
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
-
-
-def close_loader(loader: DataLoader) -> None:
-    """End the workers of a loader. Those that an exception leaves to the exit of Python take five seconds each."""
-    if loader._iterator is not None:
-        loader._iterator._shutdown_workers()
-        loader._iterator = None
-
-
-@contextmanager
-def explain_worker_errors() -> Iterator[None]:
-    """Turn what a loader's worker processes come to into one sentence: torch reports it as the text of a traceback.
-
-    Raises:
-        ChildProcessError: A worker was killed. Torch notices wherever the main process happens to be, so this goes around
-            all that runs while a loader is open.
-        ValueError, OSError: As the worker raised them.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
-            raise
-        raise ChildProcessError(
-            f"{str(error.__cause__ or error).strip()} Most likely memory ran out: the main memory, or the shared one "
-            "(/dev/shm; `docker run --shm-size`). Give the run more or make --dataloader_num_workers or "
-            "--per_device_train_batch_size smaller, and resume with --resume_from_checkpoint latest."
-        ) from error
-    except (ValueError, OSError) as error:
-        if not str(error).startswith("Caught ") or "in DataLoader worker process" not in str(error):
-            raise
-        raise type(error)(str(error).strip().rpartition("\n")[2].partition(": ")[2]) from error
-
-
-class ViewKey(NamedTuple):
-    """What the views of a sample are drawn from: the `repeat`-th time that `epoch` shows `index`, counted from 0."""
-
-    epoch: int
-    index: int
-    repeat: int = 0
-    row: dict | None = None  # of a stream, whose rows cannot be looked up
-
-
-class _BatchSampler(Sampler[list[ViewKey]]):
-    """What the two batch samplers share: who gets which part of a batch, and the place to start."""
-
-    def __init__(self, batch_size: int, seed: int, num_processes: int, process_index: int):
-        if batch_size < 1 or seed < 0 or not 0 <= process_index < num_processes:
-            raise ValueError(
-                "batch_size must be at least 1, seed at least 0 and process_index below num_processes, got "
-                f"{batch_size=}, {seed=}, {process_index=}, {num_processes=}."
-            )
-        self.seed = seed
-        self.global_batch_size = batch_size * num_processes
-        self.part = slice(process_index * batch_size, (process_index + 1) * batch_size)
-        self.set_epoch(0)
-
-    def set_epoch(self, epoch: int, start_batch: int = 0, weights: torch.Tensor | None = None) -> None:
-        """Let the next iteration be that of `epoch`, without its first `start_batch` batches.
-
-        Args:
-            weights: `(N,)`, one a row, at least 0. As many rows as the dataset has are drawn with replacement, in
-                proportion to them. Without weights every row is shown once.
-
-        Raises:
-            ValueError: The weights do not fit the dataset, are not finite, negative, or all 0.
-        """
-        self.epoch = epoch
-        self.start_batch = start_batch
-        self.probabilities = None if weights is None else self._check_weights(weights)
-
-    def _check_weights(self, weights: torch.Tensor) -> np.ndarray:
-        raise NotImplementedError
-
-    def _too_small(self, num_rows: int) -> ValueError:
-        return ValueError(
-            f"The dataset has {num_rows} rows, fewer than the {self.global_batch_size} of a batch (of all processes). "
-            "Make the batch smaller or the dataset larger."
-        )
-
-
-class EpochBatchSampler(_BatchSampler):
-    """The keys of this process's part of each batch, in an order drawn from (seed, epoch)."""
-
-    def __init__(self, num_rows: int, batch_size: int, seed: int, num_processes: int = 1, process_index: int = 0):
-        super().__init__(batch_size, seed, num_processes, process_index)
-        if num_rows < self.global_batch_size:
-            raise self._too_small(num_rows)
-        self.num_rows = num_rows
-
-    def __len__(self) -> int:
-        """Batches of a whole epoch, `start_batch` or not."""
-        return self.num_rows // self.global_batch_size
-
-    def __iter__(self) -> Iterator[list[ViewKey]]:
-        epoch, first = self.epoch, self.start_batch
-        generator = np.random.default_rng([self.seed, _ORDER_STREAM, epoch])
-        if self.probabilities is None:
-            order, repeats = generator.permutation(self.num_rows), np.zeros(self.num_rows, dtype=int)
-        else:
-            order = generator.choice(self.num_rows, self.num_rows, p=self.probabilities)
-            repeats = _count_earlier(order)
-        for batch in range(first, len(self)):
-            start = batch * self.global_batch_size
-            part = slice(start + self.part.start, start + self.part.stop)
-            yield [ViewKey(epoch, *key) for key in zip(order[part].tolist(), repeats[part].tolist(), strict=True)]
-
-    def _check_weights(self, weights: torch.Tensor) -> np.ndarray:
-        weights = torch.as_tensor(weights).detach().cpu().double()
-        if weights.shape != (self.num_rows,):
-            raise ValueError(
-                f"Sampling weights must be one number a row of the dataset, ({self.num_rows},); got {tuple(weights.shape)}."
-            )
-        wrong = (~weights.isfinite() | (weights < 0)).nonzero().flatten()
-        if len(wrong) > 0 or weights.sum() == 0:
-            found = f"{weights[wrong[0]].item()} for row {wrong[0].item()}" if len(wrong) > 0 else "nothing but 0"
-            raise ValueError(f"Sampling weights must be finite, at least 0, and not all 0; got {found}.")
-        return (weights / weights.sum()).numpy()
-
-
-def _count_earlier(order: np.ndarray) -> np.ndarray:
-    """How often each entry came up before."""
-    by_value = np.argsort(order, kind="stable")
-    ordered = order[by_value]
-    earlier = np.empty_like(order)
-    earlier[by_value] = np.arange(len(order)) - np.searchsorted(ordered, ordered)
-    return earlier
-
-
-class StreamBatchSampler(_BatchSampler):
-    """The keys of this process's part of each batch of a shuffled stream.
-
-    The row travels in the key: the stream is read once, here, and the workers decode. `index` is the row's place in the
-    shuffled stream. Every process reads the whole stream.
-    """
-
-    def __init__(
-        self,
-        dataset: datasets.IterableDataset,
-        batch_size: int,
-        seed: int,
-        num_processes: int = 1,
-        process_index: int = 0,
-        *,
-        shuffle_buffer_size: int = 10_000,
-    ):
-        super().__init__(batch_size, seed, num_processes, process_index)
-        self.stream = dataset.shuffle(seed=seed, buffer_size=shuffle_buffer_size)
-
-    def __iter__(self) -> Iterator[list[ViewKey]]:
-        epoch, first = self.epoch, self.start_batch
-        self.stream.set_epoch(epoch)
-        rows = islice(enumerate(self.stream), first * self.global_batch_size, None)
-        batch = list(islice(rows, self.global_batch_size))
-        if first == 0 and len(batch) < self.global_batch_size:
-            raise self._too_small(len(batch))
-        while len(batch) == self.global_batch_size:
-            yield [ViewKey(epoch, index, row=row) for index, row in batch[self.part]]
-            batch = list(islice(rows, self.global_batch_size))
-
-    def _check_weights(self, weights: torch.Tensor) -> np.ndarray:
-        raise ValueError("Sampling weights need a dataset with rows by index: load it with streaming=False.")
-
-
 class ViewDataset(Dataset):
     """Views of the images of a dataset, drawn from (seed, epoch, index) and how often the epoch showed the index before.
 
@@ -302,22 +125,14 @@ class ViewDataset(Dataset):
             except UnreadableImageError as error:
                 samples[i]["unreadable"].append(error.name)
         if opened:
-            images = [image for _, _, image in opened]
-            drawn = self._draw(
-                [keys[i] for i, _, _ in opened],
-                np.array([image.height for image in images]),
-                np.array([image.width for image in images]),
-            )
-            # Decoded once, whatever the number of views, and no larger than they need.
-            resolutions = np.max(
-                [view.resolution(parameters) for view, parameters in zip(self.views, drawn, strict=True)], axis=0
-            )
-            for k, (i, shown, image) in enumerate(opened):
-                own = [{name: values[k] for name, values in parameters.items()} for parameters in drawn]
+            drawn = self._draw([keys[i] for i, _, _ in opened], [image for _, _, image in opened])
+            for (i, shown, image), (resolution, own) in zip(opened, drawn, strict=True):
                 try:
-                    samples[i] |= self._show(image, resolutions[k], own) | {"index": shown}
+                    pixels = self._decode(image, resolution, own)
                 except UnreadableImageError as error:
                     samples[i]["unreadable"].append(error.name)
+                else:
+                    samples[i] |= self._show(pixels, own) | {"index": shown}
         return [i for i in missing if samples[i]["views"] is None]
 
     def _rows(self, keys: list[ViewKey], offset: int) -> tuple[list, list[int]]:
@@ -335,22 +150,26 @@ class ViewDataset(Dataset):
             return DecodedImage(row)
         return EncodedImage(row["image"], f"row {shown}", remote=self.remote)
 
-    def _draw(self, keys: list[ViewKey], heights: np.ndarray, widths: np.ndarray) -> list[dict[str, np.ndarray]]:
-        words = np.array([key[:3] for key in keys], np.uint64).T
-        draws = Draws(self.seed, _VIEW_STREAM, *words)
-        return [view.draw(heights, widths, draws.split(i)) for i, view in enumerate(self.views)]
+    def _draw(
+        self, keys: list[ViewKey], images: "list[EncodedImage | DecodedImage]"
+    ) -> list[tuple[float, list[dict[str, np.ndarray]]]]:
+        """Of each image, the resolution that its views need at most, and the parameters of each view."""
+        draws = Draws(self.seed, _VIEW_STREAM, *np.array([key[:3] for key in keys], np.uint64).T)
+        heights, widths = np.array([(image.height, image.width) for image in images]).T
+        drawn = [view.draw(heights, widths, draws.split(i)) for i, view in enumerate(self.views)]
+        resolutions = [view.resolution(parameters) for view, parameters in zip(self.views, drawn, strict=True)]
+        return [
+            (resolution, [{name: values[k] for name, values in parameters.items()} for parameters in drawn])
+            for k, resolution in enumerate(np.max(resolutions, axis=0))
+        ]
 
-    def _show(self, image: "EncodedImage | DecodedImage", resolution: float, drawn: list[dict]) -> dict:
-        """What a sample has of an image, from its parameters of each view."""
+    def _decode(self, image: "EncodedImage | DecodedImage", resolution: float, drawn: list[dict]) -> np.ndarray | None:
+        """Pixels of at least this share of the image's size; the boxes of the parameters become those in them.
+
+        Decoded once, whatever the number of views, and no larger than they need. None if they are not in this process.
+        """
         if isinstance(image, DecodedImage) and image.is_elsewhere:
-            return {"views": drawn}
-        pixels = self._decode(image, resolution, drawn)
-        if not self.rendered:
-            return {"views": drawn, "pixels": _cut_to_views(pixels, drawn)}
-        return {"views": [view.render(pixels, own) for view, own in zip(self.views, drawn, strict=True)]}
-
-    def _decode(self, image: "EncodedImage | DecodedImage", resolution: float, drawn: list[dict]) -> np.ndarray:
-        """Pixels of at least this share of the image's size; the boxes of the parameters become those in them."""
+            return None
         pixels = image.pixels(resolution)
         height, width = pixels.shape[:2]
         if (height, width) != (image.height, image.width):
@@ -359,6 +178,14 @@ class ViewDataset(Dataset):
                 own["box"] = np.rint(own["box"] * scale).astype(int)
         return pixels
 
+    def _show(self, pixels: np.ndarray | None, drawn: list[dict]) -> dict:
+        """What a sample has of an image, from its parameters of each view."""
+        if pixels is None:
+            return {"views": drawn}
+        if not self.rendered:
+            return {"views": drawn, "pixels": _cut_to_views(pixels, drawn)}
+        return {"views": [view.render(pixels, own) for view, own in zip(self.views, drawn, strict=True)]}
+
     def time_parts(self, num_images: int) -> tuple[float, float]:
         """Seconds that an image takes here: to read and decode it, and to draw and render its views.
 
@@ -366,9 +193,9 @@ class ViewDataset(Dataset):
             UnreadableImageError: None of these images, which are from all over the dataset, can be read.
         """
         if isinstance(self.dataset, datasets.IterableDataset):
-            keys = [ViewKey(_NO_EPOCH, i, row=row) for i, row in enumerate(self.dataset.take(num_images))]
+            keys = [ViewKey(NO_EPOCH, i, row=row) for i, row in enumerate(self.dataset.take(num_images))]
         else:
-            keys = [ViewKey(_NO_EPOCH, len(self.dataset) * i // num_images) for i in range(num_images)]
+            keys = [ViewKey(NO_EPOCH, len(self.dataset) * i // num_images) for i in range(num_images)]
         times = []
         for key in keys:
             clock = [time.perf_counter()]
@@ -376,21 +203,16 @@ class ViewDataset(Dataset):
             try:
                 image = self._open(row, shown)
                 clock.append(time.perf_counter())
-                drawn = self._draw([key], np.array([image.height]), np.array([image.width]))
-                resolution = max(view.resolution(each)[0] for view, each in zip(self.views, drawn, strict=True))
-                own = [{name: values[0] for name, values in each.items()} for each in drawn]
+                ((resolution, own),) = self._draw([key], [image])
                 clock.append(time.perf_counter())
-                is_elsewhere = isinstance(image, DecodedImage) and image.is_elsewhere
-                pixels = None if is_elsewhere else self._decode(image, resolution, own)
-                clock.append(time.perf_counter())
+                pixels = self._decode(image, resolution, own)
             except UnreadableImageError:
                 continue
-            if self.rendered and pixels is not None:
-                for view, each in zip(self.views, own, strict=True):
-                    view.render(pixels, each)
             clock.append(time.perf_counter())
-            opened, drew, decoded, rendered = np.diff(clock).tolist()
-            times.append((opened + decoded, drew + rendered))
+            self._show(pixels, own)
+            clock.append(time.perf_counter())
+            opening, drawing, decoding, rendering = np.diff(clock).tolist()
+            times.append((opening + decoding, drawing + rendering))
         if not times:
             raise UnreadableImageError(f"None of {num_images} images can be read.")
         decoding, augmentation = np.mean(times[1:] or times, axis=0).tolist()  # without what the first one warms up
@@ -473,7 +295,7 @@ def build_view_loader(
 
     The row of an image that cannot be read shows another one, as its `indices` say.
     """
-    keys = [ViewKey(_NO_EPOCH, row) for row in rows]
+    keys = [ViewKey(NO_EPOCH, row) for row in rows]
     return DataLoader(
         ViewDataset(dataset, views, seed),
         batch_sampler=[keys[start : start + batch_size] for start in range(0, len(keys), batch_size)],

@@ -21,8 +21,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from ..configuration_utils import SSLConfig
 from ..data.datasets import load_image_dataset
-from ..data.loading import EpochBatchSampler, ViewDataset, collate
+from ..data.loading import ViewDataset, collate
 from ..data.processing import Normalize, build_image_processor
+from ..data.sampling import EpochBatchSampler
 from ..data.views import build_views
 from ..distributed import average_batchnorm_statistics, num_processes, synchronize_batchnorm
 from ..evaluation.features import extract_dataset

@@ -20,8 +20,8 @@ from accelerate import PartialState
 
 from ..data.datasets import load_image_dataset
 from ..data.files import NoSplitError
-from ..data.loading import close_loader, explain_worker_errors
 from ..data.survey import survey_images
+from ..data.workers import close_loader, explain_worker_errors
 from ..printing import printable
 from .arguments import Arguments, PretrainingArguments, build_arguments
 from .checkpointing import check_output_dir

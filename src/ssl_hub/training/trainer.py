@@ -24,10 +24,11 @@ from torch import nn
 
 from ..data.caching import cache_images
 from ..data.datasets import load_image_dataset
-from ..data.loading import build_train_loader, close_loader, explain_worker_errors
+from ..data.loading import build_train_loader
 from ..data.processing import Normalize, build_image_processor
 from ..data.rendering import BatchRenderer
 from ..data.views import INPUT_KEYS, View, build_views
+from ..data.workers import close_loader, explain_worker_errors
 from ..distributed import average_batchnorm_statistics, synchronize_batchnorm
 from ..evaluation.evaluators import describe_metrics
 from ..hub.publishing import check_can_push, publish
