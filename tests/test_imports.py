@@ -27,20 +27,30 @@ def test_import_is_cheap(code):
     assert printed.splitlines()[-1] == "loaded:"
 
 
-@pytest.mark.parametrize(
-    "first",
-    [
-        "from transformers import AutoModel; import ssl_hub",
-        "import ssl_hub; from transformers import AutoModel",
-        "import ssl_hub; from transformers import PreTrainedModel; from transformers import AutoModel",
-        "from ssl_hub import MAEConfig; from transformers import AutoModel",
-        "from ssl_hub.models.mae.modeling_mae import MAEModel; from transformers import AutoModel",
-    ],
-)
-def test_any_order_of_imports(first):
+ORDERS = [
+    "from transformers import AutoModel; import ssl_hub",
+    "import ssl_hub; from transformers import AutoModel",
+    "import ssl_hub; from transformers import PreTrainedModel, AutoModel",
+    "import ssl_hub; from transformers import ViTConfig, AutoModel",
+    "import ssl_hub; from transformers import ResNetConfig, AutoModel",
+    "import ssl_hub; from transformers import BeitModel, SwinModel, AutoModel",
+    "from ssl_hub import MAEConfig; from transformers import AutoModel",
+    "from ssl_hub.models.mae.modeling_mae import MAEModel; from transformers import AutoModel",
+    "from ssl_hub.evaluation.knn import knn_accuracy; from transformers import ViTConfig, AutoModel",
+]
+
+
+def test_any_order_of_imports():
+    """Each in a process of its own, forked from one that has imported torch, which takes longest."""
     make = f"AutoModel.from_config(AutoConfig.for_model('mae', {TINY}))"
-    code = f"{first}\nfrom transformers import AutoConfig\nprint({make}.base_model_prefix)"
-    assert run(code) == "backbone"
+    code = "import os, torch\n"
+    for order in ORDERS:
+        code += (
+            "if os.fork() == 0:\n"
+            f"    {order}\n    from transformers import AutoConfig\n"
+            f"    print({make}.base_model_prefix, flush=True)\n    os._exit(0)\nos.wait()\n"
+        )
+    assert run(code).split() == ["backbone"] * len(ORDERS)
 
 
 TINY = (

@@ -10,6 +10,11 @@ import sys
 from pathlib import Path
 
 _AUTO_MODULES = ("transformers.models.auto.configuration_auto", "transformers.models.auto.modeling_auto")
+# What our configurations import. transformers imports its Auto classes in the midst of importing these, and hides it when
+# that fails.
+_CONFIG_MODULES = tuple(
+    f"transformers.models.{name}.configuration_{name}" for name in ("beit", "resnet", "swin", "vit")
+)
 
 
 def register_algorithms() -> None:
@@ -49,10 +54,10 @@ def _push_model(*args, **kwargs):
 
 
 class _RegisterAfterImport(importlib.abc.MetaPathFinder):
-    """Our configurations need both modules whole, and either may be the one that imports the other."""
+    """Our configurations need all these modules whole, and any of them may be the one that imports another."""
 
     def __init__(self):
-        self.waiting_for = set(_AUTO_MODULES)
+        self.waiting_for = {*_AUTO_MODULES, *_CONFIG_MODULES}
         self.loading = set()
 
     def find_spec(self, fullname, path, target=None):
@@ -64,9 +69,11 @@ class _RegisterAfterImport(importlib.abc.MetaPathFinder):
         execute = spec.loader.exec_module
 
         def execute_and_register(module):
-            execute(module)
-            self.loading.remove(fullname)
-            if not self.loading and self in sys.meta_path:
+            try:
+                execute(module)
+            finally:
+                self.loading.remove(fullname)
+            if not self.loading and _AUTO_MODULES[0] in sys.modules and self in sys.meta_path:
                 sys.meta_path.remove(self)
                 _register_configs()
 
