@@ -3,9 +3,9 @@
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from clustering_common import ClusteringTests, table
 from joint_embedding_common import BACKBONES, AnyBackboneTests
+from processes import run_processes
 from safetensors.torch import load_file, save_file
 from test_modeling_common import BATCH_SIZE, find_test_class
 from torch import nn
@@ -61,10 +61,10 @@ def run_steps(model, name, part, module):
     return results | {"loss": loss.detach()}
 
 
-def run_process(rank, world_size, folder):
+def run_process(folder):
     """One of the processes that train together, each on its part of the batch."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world_size)
+    dist.init_process_group("gloo")
+    rank, world_size = dist.get_rank(), dist.get_world_size()
     part = slice(rank * BATCH_SIZE // world_size, (rank + 1) * BATCH_SIZE // world_size)
     for name, with_resnet in CASES:
         torch.manual_seed(rank)
@@ -83,7 +83,6 @@ def run_process(rank, world_size, folder):
     for name in CLUSTERING:
         save_file(cluster(name), folder / f"clusters-{name}-{rank}.safetensors")
     save_file(check_primitives(rank, world_size), folder / f"primitives-{rank}.safetensors")
-    dist.destroy_process_group()
 
 
 def cluster(name):
@@ -120,9 +119,9 @@ def check_primitives(rank, world_size):
 
 @pytest.fixture(scope="module", params=[2, 4])
 def processes(request, tmp_path_factory):
-    """The results of all processes for all cases: starting processes is what takes the time."""
+    """The results of all processes for all cases."""
     folder = tmp_path_factory.mktemp(f"processes{request.param}")
-    mp.spawn(run_process, (request.param, folder), nprocs=request.param)
+    run_processes(run_process, request.param, folder)
     return request.param, folder
 
 

@@ -4,8 +4,8 @@ import json
 import os
 import random
 import runpy
-import subprocess
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
+from processes import run_processes
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForImageClassification, EvalPrediction, ResNetConfig, ViTConfig
 
@@ -296,26 +297,21 @@ def train_and_probe(models, output_dir, batch_size):
         (output_dir / "found.json").write_text(json.dumps([*accuracies, found.test_accuracy]))
 
 
+def train_and_probe_quietly(models, output_dir, batch_size):
+    with (output_dir / f"printed-{os.environ['RANK']}.txt").open("w") as file, redirect_stdout(file):
+        train_and_probe(models, output_dir, batch_size)
+
+
 def test_two_processes_are_one_with_the_whole_batch(models, tmp_path):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
     train_and_probe(models, tmp_path / "one", "32")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    run = subprocess.run(
-        [*launcher, __file__, str(models), str(tmp_path / "two"), "16"],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
-    assert run.stdout.count("linear probe: ") == 1
+    run_processes(train_and_probe_quietly, 2, models, tmp_path / "two", "16")
+    printed = [(tmp_path / "two" / f"printed-{rank}.txt").read_text() for rank in range(2)]
+    assert "".join(printed).count("linear probe: ") == 1
     for model in ("vit", "resnet"):
         one, two = (load_file(tmp_path / name / model / "model.safetensors") for name in ("one", "two"))
         for name, tensor in one.items():
             torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=1e-5)
     found = [json.loads((tmp_path / name / "found.json").read_text()) for name in ("one", "two")]
     assert found[0] == pytest.approx(found[1], abs=2 / 360)
-
-
-if __name__ == "__main__":  # what the test above launches
-    train_and_probe(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])

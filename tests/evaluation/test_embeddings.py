@@ -1,6 +1,3 @@
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import datasets
@@ -9,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from processes import run_processes
 from sklearn.metrics.pairwise import cosine_similarity
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -111,16 +109,12 @@ def test_a_stopped_extraction_resumes(images, tmp_path, monkeypatch):
     assert not (tmp_path / "out.shards").exists()
 
 
+def extract_all(images, output_dir):
+    assert len(extract(images, output_dir)) == 12
+
+
 def test_two_processes_are_one(images, tmp_path):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    run = subprocess.run(
-        [*launcher, __file__, str(images), str(tmp_path / "two")],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
-    assert run.stdout.split() == ["12", "12"]
+    run_processes(extract_all, 2, images, tmp_path / "two")
     one = extract(images, tmp_path / "one")
     assert datasets.load_from_disk(str(tmp_path / "two"))[:] == one[:]
 
@@ -175,8 +169,3 @@ def test_neighbors_are_those_of_the_cosine_similarity(images, tmp_path):
         nearest_neighbors(embeddings, torch.zeros(5), 1)
     with pytest.raises(ValueError, match="holds NaN or infinity"):
         nearest_neighbors(embeddings, torch.full((192,), torch.nan), 1)
-
-
-if __name__ == "__main__":  # what test_two_processes_are_one launches
-    # In one write: the processes share an unbuffered stdout, and `print` writes the end of the line by itself.
-    sys.stdout.write(f"{len(extract(Path(sys.argv[1]), Path(sys.argv[2])))}\n")

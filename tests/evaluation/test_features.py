@@ -3,12 +3,12 @@ import tempfile
 from io import BytesIO
 
 import datasets
-import gather_process
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
+import torch.distributed as dist
 from PIL import Image
+from processes import run_processes
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import DataLoader
@@ -17,6 +17,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 import ssl_hub.evaluation.features as features_module
 from ssl_hub.data.loading import build_eval_loader
 from ssl_hub.data.processing import build_image_processor
+from ssl_hub.evaluation.base import LabelledFeatures
 from ssl_hub.evaluation.features import (
     check_features,
     extract_feature_table,
@@ -25,6 +26,7 @@ from ssl_hub.evaluation.features import (
     known_rows,
     process_rows,
 )
+from ssl_hub.evaluation.knn import KNNEvaluator, knn_accuracies
 from ssl_hub.lifecycle import FeatureTable
 
 
@@ -190,6 +192,30 @@ def test_known_rows(monkeypatch, tmp_path):
     assert torch.equal(rows, expected) and rows.untyped_storage().filename.startswith(str(tmp_path))
 
 
+def gather_parts(folder):
+    """Gathers the parts `part-RANK.safetensors` of all processes into each one's `table-RANK.safetensors`."""
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
+    features_module._MAX_ENTRIES = 15  # three rows at a time
+    table = gather_feature_tables(FeatureTable(**load_file(folder / f"part-{rank}.safetensors")))
+    save_file({"features": table.features, "known": table.known}, folder / f"table-{rank}.safetensors")
+    with pytest.raises(ValueError, match="4 rows were extracted by several processes"):
+        gather_feature_tables(FeatureTable(torch.zeros(10, 2), torch.arange(10) < 4))
+    (folder / f"knn-{rank}.json").write_text(json.dumps(accuracies(shared=True)))
+
+
+def accuracies(shared):
+    """By kNN of many test images, of two for three processes, and of an evaluator."""
+    generator = torch.Generator().manual_seed(0)
+    train, test = (
+        LabelledFeatures(torch.randn(count, 8, generator=generator), torch.randint(3, (count,), generator=generator))
+        for count in (60, 50)
+    )
+    two = LabelledFeatures(*(each[:2] for each in test))
+    found = [knn_accuracies(*train, *each, ks=[1, 9], temperatures=[0.07, 1.0], shared=shared) for each in (test, two)]
+    return [*found[0].values(), *found[1].values(), KNNEvaluator(k=100).evaluate(test, train)["knn_accuracy"]]
+
+
 def test_processes_share_what_one_process_does(tmp_path, monkeypatch):
     dataset = image_dataset().select([0, 3, 1, 2, 9, 4, 5])  # the first of three processes can read none of its images
     expected = extract_feature_table(None, image_model(), image_loader(dataset, 2), len(dataset))
@@ -207,14 +233,14 @@ def test_processes_share_what_one_process_does(tmp_path, monkeypatch):
         save_file({"features": part.features, "known": part.known}, tmp_path / f"part-{rank}.safetensors")
     assert all_rows == list(range(7))
 
-    mp.spawn(gather_process.run, (3, str(tmp_path)), nprocs=3)
+    run_processes(gather_parts, 3, tmp_path)
     first = load_file(tmp_path / "table-0.safetensors")
     torch.testing.assert_close(first["features"], expected.features)
     for rank in range(3):
         table = load_file(tmp_path / f"table-{rank}.safetensors")
         assert torch.equal(table["known"], expected.known)
         assert torch.equal(table["features"], first["features"])
-        assert json.loads((tmp_path / f"knn-{rank}.json").read_text()) == gather_process.accuracies(shared=False)
+        assert json.loads((tmp_path / f"knn-{rank}.json").read_text()) == accuracies(shared=False)
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,11 @@
 
 import json
 import logging
-import multiprocessing
 import os
 import re
 import resource
 import runpy
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +18,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from huggingface_hub import constants
+from processes import run_processes
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForPreTraining
 
@@ -708,39 +707,27 @@ def build_moco(folder, **args):
     return build(folder, MOCO, "queue_size=64", eval_dataset=eval_dataset, **args)
 
 
-def run_process(rank, port, folder, resume, stop_at):
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.set_num_threads(1)
+def run_process(folder, resume=None, stop_at=None):
+    """Trains, or is stopped after a step as a process is that gets a signal."""
     trainer = build_moco(folder, per_device_train_batch_size=4, resume_from_checkpoint=resume)
-    if rank == 1 and stop_at:
+    rank = trainer.accelerator.process_index
+    if stop_at is None:
+        trainer.train()
+        save_file(trainer.model.state_dict(), f"{folder}-{rank}.safetensors")
+        return
+    if rank == 1:  # one process gets the signal; both stop, a step later than it alone would
         signal_at(trainer, stop_at, [signal.SIGTERM])
-    trainer.train()
-    save_file(trainer.model.state_dict(), f"{folder}-{rank}.safetensors")
-
-
-def launch(folder, resume=None, stop_at=None):
-    """Runs two processes; returns what they exit with."""
-    context = multiprocessing.get_context("forkserver")  # which imports once what all processes need
-    context.set_forkserver_preload([module for module in sys.modules if module.startswith(("ssl_hub.", "timm.optim"))])
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        port = server.getsockname()[1]
-    processes = [context.Process(target=run_process, args=(rank, port, folder, resume, stop_at)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    return [process.exitcode for process in processes]
+    with pytest.raises(SystemExit) as stopped:
+        trainer.train()
+    assert stopped.value.code == 128 + signal.SIGTERM
 
 
 def test_two_processes_evaluate_and_resume_the_model_that_is_saved(tmp_path):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    assert launch(whole) == [0, 0]
-    # One process gets the signal; both stop, a step later than it alone would.
-    assert launch(stopped, stop_at=4) == [128 + signal.SIGTERM] * 2
+    run_processes(run_process, 2, whole)
+    run_processes(run_process, 2, stopped, None, 4)
     assert [path.name for path in list_checkpoints(stopped)] == ["checkpoint-3", "checkpoint-5"]
-    assert launch(stopped, "latest") == [0, 0]
+    run_processes(run_process, 2, stopped, "latest")
     states = [load_file(f"{folder}-{rank}.safetensors") for folder in (whole, stopped) for rank in range(2)]
     for name, tensor in load_file(whole / "checkpoint-8" / "model.safetensors").items():
         assert all(torch.equal(state[name], tensor) for state in states), name

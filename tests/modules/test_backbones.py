@@ -6,7 +6,7 @@ import pytest
 import timm
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from processes import run_processes
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from timm.layers import BatchNormAct2d
@@ -438,20 +438,19 @@ def step(name, part, world_size):
     return {"loss": gather(loss[None]).mean(), **results}
 
 
-def run_process(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+def run_process(folder):
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
     for name in DISTRIBUTED:
         results = step(name, slice(4 * rank, 4 * rank + 4), 2)
         if rank == 0:
             save_file(
                 {key: value.detach().contiguous() for key, value in results.items()}, folder / f"{name}.safetensors"
             )
-    dist.destroy_process_group()
 
 
 def test_two_processes_equal_one(tmp_path):
-    mp.spawn(run_process, args=(tmp_path,), nprocs=2)
+    run_processes(run_process, 2, tmp_path)
     for name in DISTRIBUTED:
         expected, got = step(name, slice(None), 1), load_file(tmp_path / f"{name}.safetensors")
         assert expected.keys() == got.keys()

@@ -1,14 +1,12 @@
 """That a run calls a model's hooks as promised: in order, alike on every process, and the same after a resume."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
+from processes import run_processes
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, ResNetConfig
 
@@ -115,13 +113,18 @@ def test_an_image_that_cannot_be_read_keeps_its_row(tmp_path):
     assert not table.features[~table.known].any() and table.features[table.known].any(dim=1).all()
 
 
+def train_and_save(output_dir):
+    trainer = build_trainer(output_dir, per_device_train_batch_size=4)
+    trainer.train()
+    stem = f"{output_dir}-{trainer.accelerator.process_index}"
+    save_file({"bank": trainer.model.bank}, f"{stem}.safetensors")
+    seen = [call[1] for call in trainer.model.calls if call[0] == "loss"]
+    Path(f"{stem}.json").write_text(json.dumps(seen))
+
+
 def test_processes_share_the_epoch(tmp_path):
     """Two processes draw the same bank, and see the images that one process sees."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    command = [*launcher, __file__, str(tmp_path / "two")]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr[-3000:]
+    run_processes(train_and_save, 2, tmp_path / "two")
     one = build_trainer(tmp_path / "one")
     one.train()
     first, second = (load_file(tmp_path / f"two-{process}.safetensors") for process in range(2))
@@ -130,12 +133,3 @@ def test_processes_share_the_epoch(tmp_path):
     seen = [json.loads((tmp_path / f"two-{process}.json").read_text()) for process in range(2)]
     together = [sorted(a + b) for a, b in zip(*seen, strict=True)]
     assert together == [call[1] for call in one.model.calls if call[0] == "loss"]
-
-
-if __name__ == "__main__":  # what the test above launches
-    trainer = build_trainer(sys.argv[1], per_device_train_batch_size=4)
-    trainer.train()
-    stem = f"{sys.argv[1]}-{trainer.accelerator.process_index}"
-    save_file({"bank": trainer.model.bank}, f"{stem}.safetensors")
-    seen = [call[1] for call in trainer.model.calls if call[0] == "loss"]
-    Path(f"{stem}.json").write_text(json.dumps(seen))
