@@ -53,14 +53,17 @@ def pretrain(
         NonFiniteLossError, OSError: as [`SSLTrainer.train`].
     """
     values = {**overrides, "output_dir": os.fspath(output_dir)}
-    in_memory = None
     if isinstance(dataset, str):
         values["dataset_name"] = dataset
     elif isinstance(dataset, os.PathLike):
         values["train_dir"] = os.fspath(dataset)
     elif dataset is not None:
-        in_memory, values["dataset_name"] = dataset, "in memory"
-    return run_pretraining(build_arguments(recipe, **values), in_memory, eval_dataset).model.eval()
+        values["dataset_name"] = "in memory"
+    loaded, model_args, data_args, args = build_arguments(recipe, **values)
+    in_memory = None
+    if values.get("dataset_name") == "in memory":
+        in_memory, data_args = dataset, None
+    return run_pretraining((loaded, model_args, data_args, args), in_memory, eval_dataset).model.eval()
 
 
 def run_pretraining(
@@ -147,10 +150,38 @@ def hold_out(dataset: datasets.Dataset, share: float, seed: int) -> tuple[datase
     return dataset.select(left), dataset.select(held_out)
 
 
+def load_images(
+    data_args: DataArguments,
+    seed: int,
+    train_dataset: ImageDataset | None = None,
+    eval_dataset: datasets.Dataset | None = None,
+) -> tuple[ImageDataset, datasets.Dataset | None]:
+    """The images to train on and, if the arguments name any, to evaluate on.
+
+    Args:
+        seed: of those that are held out.
+        train_dataset, eval_dataset: where one of them is loaded already.
+    """
+    columns = {"image_column": data_args.image_column_name, "label_column": data_args.label_column_name}
+    source = data_args.dataset_name or Path(data_args.train_dir)  # a folder is not looked up on the Hub
+    config_name = data_args.dataset_config_name
+    if train_dataset is None:
+        train_dataset = load_image_dataset(
+            source, data_args.train_split, config_name=config_name, streaming=data_args.streaming, **columns
+        )
+    if eval_dataset is None and data_args.validation_dir is not None:
+        eval_dataset = load_image_dataset(Path(data_args.validation_dir), **columns)
+    elif eval_dataset is None and data_args.eval_split is not None:
+        eval_dataset = load_image_dataset(source, data_args.eval_split, config_name=config_name, **columns)
+    elif eval_dataset is None and data_args.train_val_split:
+        train_dataset, eval_dataset = hold_out(train_dataset, data_args.train_val_split, seed)
+    return train_dataset, eval_dataset
+
+
 def build_trainer(
     recipe: Recipe,
     model_args: ModelArguments,
-    data_args: DataArguments,
+    data_args: DataArguments | None,
     args: PretrainingArguments,
     train_dataset: ImageDataset | None = None,
     eval_dataset: datasets.Dataset | None = None,
@@ -158,23 +189,11 @@ def build_trainer(
     """The trainer of what `parse_arguments` returned.
 
     Args:
-        train_dataset, eval_dataset: instead of those that `data_args` names.
+        data_args: None for images that have no name.
+        train_dataset, eval_dataset: those that `data_args` names, if they are loaded already.
     """
-    if train_dataset is not None:
-        data_args = None
-    else:
-        columns = {"image_column": data_args.image_column_name, "label_column": data_args.label_column_name}
-        source = data_args.dataset_name or Path(data_args.train_dir)  # a folder is not looked up on the Hub
-        config_name = data_args.dataset_config_name
-        train_dataset = load_image_dataset(
-            source, data_args.train_split, config_name=config_name, streaming=data_args.streaming, **columns
-        )
-        if eval_dataset is None and data_args.validation_dir is not None:
-            eval_dataset = load_image_dataset(Path(data_args.validation_dir), **columns)
-        elif eval_dataset is None and data_args.eval_split is not None:
-            eval_dataset = load_image_dataset(source, data_args.eval_split, config_name=config_name, **columns)
-        elif eval_dataset is None and data_args.train_val_split:
-            train_dataset, eval_dataset = hold_out(train_dataset, data_args.train_val_split, args.seed)
+    if train_dataset is None:
+        train_dataset, eval_dataset = load_images(data_args, args.seed, eval_dataset=eval_dataset)
     torch.manual_seed(args.seed)
     return SSLTrainer(
         recipe.build_model(model_args.config_overrides, model_args.model_name_or_path),
