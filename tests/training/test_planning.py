@@ -14,7 +14,7 @@ from transformers import ResNetConfig, ResNetModel
 import ssl_hub
 from ssl_hub.commands import main
 from ssl_hub.training import rehearsal
-from ssl_hub.training.planning import plan_pretraining
+from ssl_hub.training.planning import choose_loading, plan_pretraining
 from ssl_hub.training.recipes import load_recipe, read_yaml
 from ssl_hub.training.rehearsal import Timing
 
@@ -70,6 +70,7 @@ def test_choices_for_a_folder(tmp_path, recipe, capsys):
     assert lines["metrics"].endswith("need no labels: in class folders, kNN and a linear probe would be added")
     assert lines["precision"] == "float32: the device is a CPU"
     assert lines["workers"] == "0 to load images: as you said"
+    assert lines["cache"].startswith("memory: decoded, the images are 0.3 MiB of ")
     assert lines["length"] == "120 steps, 20.0 epochs: that of the recipe"
     assert lines["estimate"].startswith("about ") and "GiB of memory; " in lines["estimate"]
     assert (model_args.config_overrides, model_args.model_name_or_path) == ("image_size=64", None)
@@ -226,3 +227,20 @@ def test_a_length_that_fits():
     assert steps == 360  # (1200 - 120) / 3
     assert timing.seconds(steps, 6) == 1200
     assert timing.steps_in(10, num_evaluations=6) == 6
+
+
+@pytest.mark.parametrize(
+    ("device", "waits", "epochs", "size", "chosen"),
+    [
+        ("cpu", True, 20, 2**30, ("memory", False)),
+        ("cpu", True, 1, 2**30, ("no", False)),
+        ("cpu", True, 20, 5 * 2**30, ("no", False)),
+        ("cuda", False, 20, 2**30, ("memory", False)),
+        ("cuda", True, 20, 2**30, ("device", False)),
+        ("cuda", True, 20, 3 * 2**30, ("memory", True)),
+        ("cuda", True, 20, 5 * 2**30, ("no", True)),
+        ("cuda", True, 1, 2**30, ("no", True)),
+    ],
+)
+def test_where_images_are_kept(device, waits, epochs, size, chosen):
+    assert choose_loading(device, waits, epochs, size, free=16 * 2**30, free_on_device=8 * 2**30)[:2] == chosen

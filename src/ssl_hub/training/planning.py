@@ -14,6 +14,7 @@ import huggingface_hub
 import torch
 from accelerate import PartialState
 
+from ..data.caching import estimate_cache_size, free_memory
 from ..data.datasets import load_image_dataset, match_labels
 from ..data.files import NoSplitError
 from ..data.survey import survey_images
@@ -25,7 +26,7 @@ from .checkpointing import check_output_dir
 from .pretraining import load_images
 from .recipes import Recipe, load_recipe, parse_overrides
 from .rehearsal import Timing, quiet, rehearse
-from .timing import count_cores
+from .timing import count_cores, waits_long
 
 DEFAULT_RECIPE = "simclr-resnet18-small"
 # Fewer images are refused; with fewer than the second number pretrained weights matter most.
@@ -45,6 +46,8 @@ _CPU_BANK, _BANK = 2048, 10_000
 # Of these held-out images, and so many views of each, LiDAR and alignment are.
 _VIEWED_IMAGES, _VIEWS = 256, 4
 _MAX_WORKERS = 8
+# Decoded images are kept where they take this share of the free memory at most, and are shown so often at least.
+_MEMORY_SHARE, _MIN_EPOCHS_TO_CACHE = 0.25, 2
 # Backbones that are on the Hub, and the fields by which they are those of a recipe.
 _PRETRAINED = {
     "microsoft/resnet-18": {"model_type": "resnet", "layer_type": "basic", "depths": [2, 2, 2, 2]},
@@ -286,7 +289,7 @@ class _Planner:
         if self.num_processes > 1:
             self._say("length", "that of the recipe", "steps are timed on a single process only", asked=asked)
             return
-        timing = self._rehearse()
+        timing = rehearse(self.arguments(), self.train_dataset, self.eval_dataset)
         batch, found = self.values["per_device_train_batch_size"], timing.args.per_device_train_batch_size
         if found < batch:
             self._say("batch", f"{found} images, {batch // found} times a step", f"{batch} do not fit in memory")
@@ -298,6 +301,7 @@ class _Planner:
         if not self.asked & set(asked) and (fitting := timing.steps_in(budget, num_evaluations)) < steps:
             steps, why = fitting, f"what fits in {budget // 60} minutes; --num_train_epochs sets another"
         self._choose("max_train_steps", steps)
+        self._choose_loading(waits_long(timing.wait_share), steps / timing.steps_per_epoch)
         self._say("length", f"{steps:,} steps, {steps / timing.steps_per_epoch:.1f} epochs", why, asked=asked)
         if not self.asked & {"warmup_steps", "warmup_epochs"}:
             self.values["warmup_steps"] = round(steps * timing.warmup_steps / timing.total_steps)
@@ -308,8 +312,20 @@ class _Planner:
         self._say("output", self.values["output_dir"], asked=("output_dir",))
         self._say("estimate", timing.describe(steps, 1 + math.ceil(steps / int(self.values["eval_steps"]))))
 
-    def _rehearse(self) -> Timing:
-        return rehearse(self.arguments(), self.train_dataset, self.eval_dataset)
+    def _choose_loading(self, waits: bool, epochs: float) -> None:
+        asked = ("cache_images", "augment_on_device")
+        if given := self.asked & set(asked):
+            for name in sorted(given):
+                self._say("loading", f"{name} {self.values[name]}", asked=asked)
+            return
+        image_size = self.recipe.build_config(self.values.get("config_overrides")).image_size
+        size = estimate_cache_size(self.train_dataset, build_views(self.recipe.views, image_size))
+        free = free_memory(torch.device("cpu"))
+        cache, augments, why = choose_loading(self.device.type, waits, epochs, size, free, free_memory(self.device))
+        self.values |= {"cache_images": cache, "augment_on_device": augments}
+        self._say("cache", cache, why)
+        if augments:
+            self._say("views", "rendered on the GPU", "it waits for images")
 
 
 def _evaluations_in(seconds: float, timing: Timing) -> int:
@@ -317,6 +333,33 @@ def _evaluations_in(seconds: float, timing: Timing) -> int:
     if timing.evaluation_seconds == 0:
         return _MAX_EVALUATIONS
     return min(_MAX_EVALUATIONS, max(1, int(seconds / timing.evaluation_seconds) - 1))
+
+
+def choose_loading(
+    device: str, waits: bool, epochs: float, size: int, free: int, free_on_device: int | None
+) -> tuple[str, bool, str]:
+    """What `--cache_images` and `--augment_on_device` are, and why the first.
+
+    Args:
+        device: its type.
+        waits: whether it waits for images.
+        epochs: how often an image is shown.
+        size: of all images, decoded, in bytes.
+        free, free_on_device: bytes of main memory, and of the device's own.
+    """
+    decoded = f"decoded, the images are {_format_bytes(size)}"
+    on_gpu = device == "cuda" and waits
+    if epochs < _MIN_EPOCHS_TO_CACHE:
+        return "no", on_gpu, "an image is hardly shown twice"
+    if on_gpu and size <= _MEMORY_SHARE * (free_on_device or 0):
+        return "device", False, f"{decoded} of {_format_bytes(free_on_device or 0)} that are free there"
+    if size > _MEMORY_SHARE * free:
+        return "no", on_gpu, f"{decoded}, too many for {_format_bytes(free)} of free memory"
+    return "memory", on_gpu, f"{decoded} of {_format_bytes(free)} that are free"
+
+
+def _format_bytes(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
 def choose_precision(device: torch.device) -> tuple[str, str]:
