@@ -13,7 +13,7 @@ from transformers import ResNetConfig, ResNetModel
 
 import ssl_hub
 from ssl_hub.commands import main
-from ssl_hub.training import rehearsal
+from ssl_hub.training import planning, rehearsal
 from ssl_hub.training.planning import choose_loading, plan_pretraining
 from ssl_hub.training.recipes import load_recipe, read_yaml
 from ssl_hub.training.rehearsal import Timing
@@ -164,12 +164,16 @@ def test_a_run_on_a_folder_and_its_resumption(tmp_path, recipe, capsys, monkeypa
     assert saved.build_config().image_size == 64
 
 
-def test_the_call_for_a_notebook(tmp_path, recipe):
+def test_the_call_for_a_notebook(tmp_path, recipe, capsys, monkeypatch):
+    """A folder in place of a recipe is planned, as by the command."""
+    monkeypatch.setattr(planning, "DEFAULT_RECIPE", recipe)
     folder = write_images(tmp_path / "birds", 40)
-    model = ssl_hub.pretrain(
-        recipe, folder, output_dir=tmp_path / "out", max_train_steps=1, warmup_steps=0, dataloader_num_workers=0
-    )
-    assert not model.training
+    options = {"max_train_steps": 1, "warmup_steps": 0, "dataloader_num_workers": 0}
+    model = ssl_hub.pretrain(str(folder), output_dir=tmp_path / "out", **options)
+    assert not model.training and model.config.image_size == 64
+    assert said(capsys)["evaluation"].startswith("8 images are held out")
+    with pytest.raises(ValueError, match="without a recipe pretrain takes the path of a folder of images"):
+        ssl_hub.pretrain(output_dir=tmp_path / "out")
 
 
 @pytest.mark.parametrize(

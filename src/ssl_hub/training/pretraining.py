@@ -15,7 +15,7 @@ from accelerate.utils import find_executable_batch_size, release_memory
 from ..data.datasets import load_image_dataset
 from ..modeling_utils import SSLModel
 from .arguments import Arguments, DataArguments, ModelArguments, PretrainingArguments, build_arguments
-from .recipes import Recipe
+from .recipes import Recipe, list_recipes
 from .trainer import SSLTrainer
 
 logger = logging.getLogger(__name__)
@@ -27,19 +27,21 @@ ImageDataset: TypeAlias = datasets.Dataset | datasets.IterableDataset | datasets
 
 
 def pretrain(
-    recipe: str,
+    recipe: str | os.PathLike | None = None,
     dataset: str | os.PathLike | ImageDataset | None = None,
     *,
     output_dir: str | os.PathLike,
     eval_dataset: datasets.Dataset | None = None,
     **overrides,
 ) -> SSLModel:
-    """Pretrains a model by a recipe, as `ssl-hub pretrain` does, and returns it.
+    """Pretrains a model by a recipe or on a folder of images, as `ssl-hub pretrain` does, and returns it.
 
         model = ssl_hub.pretrain("simclr-digits", output_dir="out", max_train_steps=200)
+        model = ssl_hub.pretrain("photos", output_dir="out")
 
     Args:
-        recipe: the name of a recipe, or the path of its YAML file.
+        recipe: the name of a recipe, or the path of its YAML file. A folder in its place, or a `dataset` without a recipe,
+            has all that is not given chosen to fit the images and the device, and said.
         dataset: what `load_image_dataset` takes: a name, a path, or a dataset in memory; by default the recipe's.
         output_dir: where checkpoints, metrics, the model and its card go.
         eval_dataset: to evaluate on; of a dataset that is named `eval_split` says the same.
@@ -53,13 +55,24 @@ def pretrain(
         NonFiniteLossError, OSError: as [`SSLTrainer.train`].
     """
     values = {**overrides, "output_dir": os.fspath(output_dir)}
+    if recipe is not None and dataset is None and recipe not in list_recipes() and os.path.isdir(recipe):
+        recipe, dataset = None, recipe
+    if recipe is None:
+        if not isinstance(dataset, str | os.PathLike) or eval_dataset is not None:
+            raise ValueError(
+                "without a recipe pretrain takes the path of a folder of images, or the name of a dataset: name a recipe for "
+                f"datasets in memory; got {'nothing' if dataset is None else type(dataset).__name__}"
+            )
+        from .planning import plan_pretraining  # which builds on this file
+
+        return run_pretraining(*plan_pretraining(os.fspath(dataset), **values)).model.eval()
     if isinstance(dataset, str):
         values["dataset_name"] = dataset
     elif isinstance(dataset, os.PathLike):
         values["train_dir"] = os.fspath(dataset)
     elif dataset is not None:
         values["dataset_name"] = "in memory"
-    loaded, model_args, data_args, args = build_arguments(recipe, **values)
+    loaded, model_args, data_args, args = build_arguments(os.fspath(recipe), **values)
     in_memory = None
     if values.get("dataset_name") == "in memory":
         in_memory, data_args = dataset, None
