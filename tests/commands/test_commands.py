@@ -42,7 +42,10 @@ def records(folder):
 def test_help(command, capsys):
     with pytest.raises(SystemExit) as end:
         main([command, "--help"])
-    assert not end.value.code and f"ssl-hub {command}" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert not end.value.code and f"ssl-hub {command}" in shown
+    if command == "finetune":
+        assert all(f"\n{title}:\n" in shown for title in ("Model", "Augmentation", "Data", "Training"))
 
 
 @pytest.mark.parametrize(

@@ -155,12 +155,15 @@ def test_knn_takes_no_more_than_its_limit(limit, bank, tmp_path, monkeypatch):
     first, second = (trainer.run_evaluation(trainer.model) for _ in range(2))
     assert sizes == [20, bank] * 2
     assert first == second and first["knn_accuracy"] > 0.2
+    assert trainer.run_evaluation.num_passes == 20 + bank
+    trainer.run_evaluation.accuracy_baselines()
+    assert sizes[4:] == [bank, 20]  # of pixels, with the same bank
     line = f"the evaluation 'knn' uses a fixed sample of {bank} of the 40 training images"
     assert trainer.run_evaluation.notes == ([line] if bank < 40 else [])
 
 
-def test_a_recipe_has_the_limit_too_and_other_evaluators_have_all_images(tmp_path, monkeypatch):
-    recipe = [{"type": "knn", "max_samples": 7}, {"type": "linear_probe"}, {"type": "label_free"}]
+def test_a_recipe_has_the_limit_too(tmp_path, monkeypatch):
+    recipe = [{"type": "knn", "max_samples": 7}, {"type": "linear_probe", "max_samples": 9}, {"type": "label_free"}]
     trainer = build_trainer(tmp_path, digits(), digits("test", 20), recipe)
     seen = {}
     for evaluator in trainer.run_evaluation.evaluators:
@@ -171,7 +174,7 @@ def test_a_recipe_has_the_limit_too_and_other_evaluators_have_all_images(tmp_pat
 
         monkeypatch.setattr(type(evaluator), "evaluate", evaluate)
     trainer.run_evaluation(trainer.model)
-    assert seen == {"knn": 7, "linear_probe": 40, "label_free": None}
+    assert seen == {"knn": 7, "linear_probe": 9, "label_free": None}
 
 
 @pytest.mark.parametrize("limit", [-1, 2.5, True, "many"])

@@ -13,16 +13,17 @@ from transformers import ResNetConfig, ResNetModel
 
 import ssl_hub
 from ssl_hub.commands import main
-from ssl_hub.training import planning
-from ssl_hub.training.planning import Timing, plan_pretraining
-from ssl_hub.training.recipes import load_recipe
+from ssl_hub.training import planning, rehearsal
+from ssl_hub.training.planning import choose_loading, plan_pretraining
+from ssl_hub.training.recipes import load_recipe, read_yaml
+from ssl_hub.training.rehearsal import Timing
 
 
 @pytest.fixture(autouse=True)
 def own_accelerator(monkeypatch):
     AcceleratorState._reset_state(reset_partial_state=True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(planning, "_TIMED_SECONDS", 0)
+    monkeypatch.setattr(rehearsal, "_TIMED_SECONDS", 0)
 
 
 @pytest.fixture
@@ -58,20 +59,24 @@ def test_choices_for_a_folder(tmp_path, recipe, capsys):
     folder = write_images(tmp_path / "birds", 60)
     (folder / "copy.png").write_bytes((folder / "000.png").read_bytes())
     (folder / "broken.png").write_bytes(b"no image")
-    model_args, data_args, args = plan_pretraining(str(folder), recipe=recipe, dataloader_num_workers=0)[1:]
+    plan = plan_pretraining(str(folder), recipe=recipe, dataloader_num_workers=0)
+    _, model_args, data_args, args = plan.arguments
     lines = said(capsys)
     assert lines["images"] == "62, no labels; short side 40 pixels; colour"
-    assert lines["evaluation"] == "6 images are held out: there is no validation or test folder"
+    assert lines["evaluation"] == "12 images are held out: there is no validation or test folder"
     assert lines["image"] == "size  64 pixels: 96 of the recipe would be more than the images have"
     assert lines["weights"].startswith("from scratch: no pretrained backbone is known")
-    assert lines["batch"] == "8 images: 56 images are few for the 16 of the recipe"
+    assert lines["batch"] == "8 images: 50 images are few for the 16 of the recipe"
+    assert lines["metrics"].endswith("need no labels: in class folders, kNN and a linear probe would be added")
     assert lines["precision"] == "float32: the device is a CPU"
     assert lines["workers"] == "0 to load images: as you said"
-    assert lines["length"] == "140 steps, 20.0 epochs: that of the recipe"
+    assert lines["cache"].startswith("memory: decoded, the images are 0.3 MiB of ")
+    assert lines["length"] == "120 steps, 20.0 epochs: that of the recipe"
     assert lines["estimate"].startswith("about ") and "GiB of memory; " in lines["estimate"]
     assert (model_args.config_overrides, model_args.model_name_or_path) == ("image_size=64", None)
-    assert (data_args.train_dir, data_args.eval_split, round(62 * data_args.train_val_split)) == (str(folder), None, 6)
-    assert (args.max_train_steps, args.warmup_steps, args.eval_steps, args.mixed_precision) == (140, 35, 28, "no")
+    assert (data_args.train_dir, data_args.eval_split) == (str(folder), None)
+    assert (len(plan.train_dataset), len(plan.eval_dataset)) == (50, 12)
+    assert (args.max_train_steps, args.warmup_steps, args.eval_steps, args.mixed_precision) == (120, 30, 24, "no")
     assert args.output_dir == "runs/birds-tiny-small" and args.auto_find_batch_size
 
 
@@ -91,11 +96,16 @@ def test_labels_and_parts(tmp_path, recipe, capsys):
     for part, count in (("train", 20), ("val", 5)):
         for name in ("cat", "dog"):
             write_images(tmp_path / "pets" / part / name, count)
-    data_args = plan_pretraining(str(tmp_path / "pets"), recipe=recipe, dataloader_num_workers=0)[2]
+    plan = plan_pretraining(str(tmp_path / "pets"), recipe=recipe, dataloader_num_workers=0)
+    _, _, data_args, args = plan.arguments
     lines = said(capsys)
     assert lines["images"] == "40 in 2 classes; short side 40 pixels; colour"
     assert lines["evaluation"] == "10 images of 'validation': they are beside the training images"
     assert (data_args.eval_split, data_args.train_val_split) == ("validation", 0.0)
+    assert lines["metrics"].startswith("kNN and a linear probe beside chance and raw pixels; ")
+    assert [each["type"] for each in read_yaml(args.evaluation)] == [
+        *("label_free", "spectrum", "views", "knn", "linear_probe"),
+    ]
 
 
 def test_what_was_given_stays(tmp_path, recipe, capsys):
@@ -113,7 +123,7 @@ def test_what_was_given_stays(tmp_path, recipe, capsys):
     }
     _, model_args, data_args, args = plan_pretraining(
         str(folder), recipe=recipe, model_name_or_path="none", dataloader_num_workers=0, **given
-    )
+    ).arguments
     values = vars(model_args) | vars(data_args) | vars(args)
     assert {name: values[name] for name in given} == given
     assert values["model_name_or_path"] is None
@@ -154,12 +164,16 @@ def test_a_run_on_a_folder_and_its_resumption(tmp_path, recipe, capsys, monkeypa
     assert saved.build_config().image_size == 64
 
 
-def test_the_call_for_a_notebook(tmp_path, recipe):
+def test_the_call_for_a_notebook(tmp_path, recipe, capsys, monkeypatch):
+    """A folder in place of a recipe is planned, as by the command."""
+    monkeypatch.setattr(planning, "DEFAULT_RECIPE", recipe)
     folder = write_images(tmp_path / "birds", 40)
-    model = ssl_hub.pretrain(
-        recipe, folder, output_dir=tmp_path / "out", max_train_steps=1, warmup_steps=0, dataloader_num_workers=0
-    )
-    assert not model.training
+    options = {"max_train_steps": 1, "warmup_steps": 0, "dataloader_num_workers": 0}
+    model = ssl_hub.pretrain(str(folder), output_dir=tmp_path / "out", **options)
+    assert not model.training and model.config.image_size == 64
+    assert said(capsys)["evaluation"].startswith("8 images are held out")
+    with pytest.raises(ValueError, match="without a recipe pretrain takes the path of a folder of images"):
+        ssl_hub.pretrain(output_dir=tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -211,9 +225,26 @@ print(*planning.find_pretrained(recipe))
 
 
 def test_a_length_that_fits():
-    times = {"step_seconds": 2.0, "epoch_seconds": 10.0, "evaluation_seconds": 20.0}
+    times = {"step_seconds": 2.0, "wait_share": 0.0, "epoch_seconds": 10.0, "evaluation_seconds": 20.0}
     timing = Timing(None, total_steps=1000, steps_per_epoch=10, warmup_steps=100, memory=2**30, device="cpu", **times)
     steps = timing.steps_in(1200, num_evaluations=6)
     assert steps == 360  # (1200 - 120) / 3
     assert timing.seconds(steps, 6) == 1200
     assert timing.steps_in(10, num_evaluations=6) == 6
+
+
+@pytest.mark.parametrize(
+    ("device", "waits", "epochs", "size", "chosen"),
+    [
+        ("cpu", True, 20, 2**30, ("memory", False)),
+        ("cpu", True, 1, 2**30, ("no", False)),
+        ("cpu", True, 20, 5 * 2**30, ("no", False)),
+        ("cuda", False, 20, 2**30, ("memory", False)),
+        ("cuda", True, 20, 2**30, ("device", False)),
+        ("cuda", True, 20, 3 * 2**30, ("memory", True)),
+        ("cuda", True, 20, 5 * 2**30, ("no", True)),
+        ("cuda", True, 1, 2**30, ("no", True)),
+    ],
+)
+def test_where_images_are_kept(device, waits, epochs, size, chosen):
+    assert choose_loading(device, waits, epochs, size, free=16 * 2**30, free_on_device=8 * 2**30)[:2] == chosen

@@ -23,6 +23,8 @@ from .data import LabelledDataArguments
 
 @dataclass
 class ClassifierArguments:
+    _argument_group_name = "Model"  # in --help
+
     model_name_or_path: str = field(
         metadata={
             "help": "A folder or a Hub id: of a model of ssl_hub, of a vision model of transformers, of a model of timm "
@@ -62,6 +64,8 @@ class ClassifierArguments:
 
 @dataclass
 class AugmentationArguments:
+    _argument_group_name = "Augmentation"  # in --help
+
     crop_scale_min: PositiveShare = field(
         default=0.08, metadata={"help": "Least share of the image's area in a random crop."}
     )
@@ -89,6 +93,8 @@ class AugmentationArguments:
 @dataclass
 class ClassifierTrainingArguments(TrainingArguments):
     """transformers' arguments, with the learning rate by the number of images a step, and the protocols' optimizers."""
+
+    _argument_group_name = "Training"
 
     base_learning_rate: PositiveFloat | None = field(
         default=None, metadata={"help": "Learning rate for 256 images an optimizer step, scaled by their number."}

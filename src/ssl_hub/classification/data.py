@@ -33,6 +33,8 @@ _AUGMENTATION_STREAM = int.from_bytes(b"augm", "big")
 
 @dataclass
 class LabelledDataArguments(DataArguments):
+    _argument_group_name = "Data"
+
     validation_dir: str | None = field(default=None, metadata={"help": "Folder of test images in class folders."})
     eval_split: str | None = field(default=None, metadata={"help": "Labelled split to test on."})
     train_fraction: PositiveShare = field(

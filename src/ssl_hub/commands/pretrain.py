@@ -12,8 +12,9 @@ from transformers.utils.logging import disable_progress_bar
 
 from ..printing import set_up_logging
 from ..training.arguments import build_arguments, parse_given
-from ..training.planning import estimate_run, plan_pretraining
+from ..training.planning import Plan, plan_pretraining
 from ..training.pretraining import run_pretraining
+from ..training.rehearsal import estimate_run
 
 
 def main(args: list[str]) -> None:
@@ -22,12 +23,12 @@ def main(args: list[str]) -> None:
     disable_progress_bar()  # the trainer shows one
     is_dry_run = given.pop("dry_run", False)
     if "images" in given:
-        arguments = plan_pretraining(**given)
+        plan = plan_pretraining(**given)
     else:
-        arguments = build_arguments(**given)
+        plan = Plan(build_arguments(**given))
         if is_dry_run:
-            print(f"estimate    {estimate_run(arguments)}")
+            print(f"estimate    {estimate_run(plan.arguments)}")
     if is_dry_run:
         print("nothing was written: without --dry_run the run begins")
     else:
-        run_pretraining(arguments)
+        run_pretraining(*plan)

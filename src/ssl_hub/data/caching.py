@@ -15,6 +15,8 @@ from .views import View
 from .workers import outlive_stop_signals
 
 _IMAGES_AT_ONCE = 64
+# Images that tell the size of all.
+_NUM_SAMPLED = 256
 
 
 def cache_images(
@@ -56,16 +58,27 @@ def cache_images(
     return images
 
 
+def estimate_cache_size(dataset: datasets.Dataset, views: Sequence[View]) -> int:
+    """The bytes that `cache_images` keeps, by a random sample of the images."""
+    decoded = _DecodedImages(dataset, views)
+    rows = np.random.default_rng(0).permutation(len(dataset))[:_NUM_SAMPLED]
+    sizes = [image.nbytes for image in decoded.__getitems__(rows.tolist()) if not isinstance(image, str)]
+    return round(sum(sizes) / len(rows) * len(dataset))
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that are free where `device` keeps tensors; None where nothing says."""
+    if device.type == "cpu":
+        return psutil.virtual_memory().available
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+
+
 def _check_room(decoded: int, total: int, size: int, kept: int, device: torch.device) -> None:
     """Goes by the images decoded so far, which have `size` bytes, `kept` of them in place already."""
-    if device.type == "cpu":
-        free, where = psutil.virtual_memory().available, "main memory"
-    elif device.type == "cuda":
-        free, where = torch.cuda.mem_get_info(device)[0], str(device)
-    else:
-        return  # torch does not say
+    free = free_memory(device)
     needed = size / decoded * total
-    if needed > free + kept:
+    if free is not None and needed > free + kept:
+        where = "main memory" if device.type == "cpu" else str(device)
         raise ValueError(
             f"--cache_images needs about {needed / 2**30:.2g} GiB for {total} images, and {where} has "
             f"{(free + kept) / 2**30:.2g} GiB: leave it out, or make the images smaller."

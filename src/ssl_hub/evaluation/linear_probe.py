@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..field_types import PositiveInt, check_fields
 from .base import Evaluator, LabelledFeatures, Metric
 from .features import check_features
 
@@ -178,8 +179,13 @@ def _accuracy(scores: Tensor, labels: Tensor) -> float:
     return (scores.argmax(dim=1) == labels).float().mean().item() if scores.isfinite().all() else 0.0
 
 
+@dataclass(frozen=True)
 class LinearProbeEvaluator(Evaluator):
-    """Logs [`linear_probe_accuracy`] of a probe trained on the training set."""
+    """Logs [`linear_probe_accuracy`] of a probe trained on the training set.
+
+    Args:
+        max_samples: images of the training set that it is trained on, a random sample; None for all of them.
+    """
 
     type: ClassVar[str] = "linear_probe"
     metrics: ClassVar[dict[str, Metric]] = {
@@ -187,6 +193,15 @@ class LinearProbeEvaluator(Evaluator):
     }
     needs_labels: ClassVar[bool] = True
     needs_train_features: ClassVar[bool] = True
+
+    max_samples: PositiveInt | None = None
+
+    def __post_init__(self):
+        check_fields(self, "the evaluation 'linear_probe': ")
+
+    @property
+    def max_train_samples(self) -> int | None:
+        return self.max_samples
 
     def evaluate(self, features: LabelledFeatures, train: LabelledFeatures | None) -> dict[str, float]:
         accuracy = linear_probe_accuracy(train.features, train.labels, features.features, features.labels)

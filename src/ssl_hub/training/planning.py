@@ -3,33 +3,30 @@
 What was given is never chosen. The length follows from a few steps that are timed, and is a number of steps from then on.
 """
 
-import logging
+import json
 import math
 import os
-import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
+import datasets
 import huggingface_hub
 import torch
 from accelerate import PartialState
 
-from ..data.datasets import load_image_dataset
+from ..data.caching import estimate_cache_size, free_memory
+from ..data.datasets import load_image_dataset, match_labels
 from ..data.files import NoSplitError
 from ..data.survey import survey_images
-from ..data.workers import close_loader, explain_worker_errors
+from ..data.views import build_views
+from ..evaluation.view_features import choose_views
 from ..printing import printable
-from .arguments import Arguments, PretrainingArguments, build_arguments
+from .arguments import Arguments, build_arguments
 from .checkpointing import check_output_dir
-from .optimization import count_warmup_steps
-from .pretraining import build_trainer, count_held_out, with_batch_that_fits
+from .pretraining import load_images
 from .recipes import Recipe, load_recipe, parse_overrides
-from .timing import count_cores, peak_memory
-from .trainer import SSLTrainer
+from .rehearsal import Timing, quiet, rehearse
+from .timing import count_cores, waits_long
 
 DEFAULT_RECIPE = "simclr-resnet18-small"
 # Fewer images are refused; with fewer than the second number pretrained weights matter most.
@@ -40,13 +37,17 @@ _MIN_SIZE = _CPU_SIZE = 64
 _MIN_STEPS_PER_EPOCH = 4
 # Seconds of a run whose length was not given.
 _CPU_BUDGET, _BUDGET = 20 * 60, 60 * 60
-# Evaluations besides the first at most, and their share of that time.
-_MAX_EVALUATIONS, _EVALUATION_SHARE = 5, 0.15
-# Images that are held out, as a share and at most; training images at most in the bank of the kNN evaluation.
-_HELD_OUT, _MAX_HELD_OUT, _CPU_BANK, _BANK = 0.1, 2048, 2048, 10_000
+# Evaluations besides the first at most, and the share of a run's time that all of them take.
+_MAX_EVALUATIONS, _EVALUATION_SHARE = 5, 0.1
+# Images that are held out: a share; of few images as many as that, but for no more than a larger share; and at most.
+_HELD_OUT, _FEW_HELD_OUT, _LARGE_SHARE, _MAX_HELD_OUT = 0.1, 64, 0.2, 2048
+# Training images at most that the kNN evaluation and the linear probe use.
+_CPU_BANK, _BANK = 2048, 10_000
+# Of these held-out images, and so many views of each, LiDAR and alignment are.
+_VIEWED_IMAGES, _VIEWS = 256, 4
 _MAX_WORKERS = 8
-# Seconds for which steps are timed, and the number that counts at least.
-_TIMED_SECONDS, _MIN_TIMED = 8, 2
+# Decoded images are kept where they take this share of the free memory at most, and are shown so often at least.
+_MEMORY_SHARE, _MIN_EPOCHS_TO_CACHE = 0.25, 2
 # Backbones that are on the Hub, and the fields by which they are those of a recipe.
 _PRETRAINED = {
     "microsoft/resnet-18": {"model_type": "resnet", "layer_type": "basic", "depths": [2, 2, 2, 2]},
@@ -58,31 +59,48 @@ _PRETRAINED = {
 }
 
 
-def plan_pretraining(images: str, **given) -> Arguments:
+class Plan(NamedTuple):
+    """What was chosen, and the images, unless a run that resumes loads them itself."""
+
+    arguments: Arguments
+    train_dataset: datasets.Dataset | None = None
+    eval_dataset: datasets.Dataset | None = None
+
+
+def plan_pretraining(images: str, **given) -> Plan:
     """Chooses the arguments of a run on a folder of images, and says each choice and why.
 
     Args:
         images: a folder, with `train` and `validation`, `val` or `test` in it or not; or the name of a dataset.
         given: arguments of `build_arguments`, which stay as they are.
 
+    Returns:
+        What `run_pretraining` takes.
+
     Raises:
         ValueError, OSError: there are no such images, too few of them, or an argument does not fit.
     """
-    plan = _Plan(images, given)
-    if plan.is_resumed():
-        return plan.resume()
-    plan.look_at_images()
-    plan.choose_model()
-    plan.choose_batch()
-    plan.choose_device_settings()
-    plan.choose_length()
-    return plan.arguments()
+    planner = _Planner(images, given)
+    if planner.is_resumed():
+        return Plan(planner.resume())
+    planner.look_at_images()
+    planner.choose_model()
+    planner.choose_batch()
+    planner.choose_evaluators()
+    planner.choose_device_settings()
+    planner.choose_length()
+    return Plan(planner.arguments(), planner.train_dataset, planner.eval_dataset)
 
 
-class _Plan:
+class _Planner:
     """The choices so far, in `values`; of what was `asked` for none is made."""
 
     def __init__(self, images: str, given: dict):
+        if given.get("streaming"):
+            raise ValueError(
+                "--streaming reads images while a run goes on, and a plan looks at them first: leave it out, or name all by "
+                "--recipe, --dataset_name and --max_train_steps"
+            )
         path = os.path.expanduser(images)
         self.source = Path(path) if os.path.exists(path) else images
         self.asked, self.values = set(given), dict(given)
@@ -142,25 +160,34 @@ class _Plan:
         self._say("images", survey)
         for warning in survey.warnings():
             self._say("warning", warning)
-        self.side, self.num_train = survey.side, len(images)
-        self._choose_evaluation(options)
+        self.side = survey.side
+        self._choose_images_to_evaluate_on(images, options)
 
-    def _choose_evaluation(self, options: dict) -> None:
-        for name in ("validation_dir", "eval_split", "train_val_split"):
-            if name in self.asked:
-                return self._say("evaluation", f"{name} {self.values[name]}", "as you said")
-        for split in ("validation", "test"):
-            try:
-                count = len(load_image_dataset(self.source, split, **options))
-            except NoSplitError:
-                continue
-            self._choose("eval_split", split)
-            return self._say("evaluation", f"{count:,} images of {split!r}", "they are beside the training images")
-        share = round(min(_HELD_OUT, _MAX_HELD_OUT / self.num_train), 4)
-        self._choose("train_val_split", share)
-        held_out = count_held_out(self.num_train, share)
-        self.num_train -= held_out
-        return self._say("evaluation", f"{held_out:,} images are held out", "there is no validation or test folder")
+    def _choose_images_to_evaluate_on(self, images: datasets.Dataset, options: dict) -> None:
+        asked = [name for name in ("validation_dir", "eval_split", "train_val_split") if name in self.asked]
+        found, why = None, "there is no validation or test folder"
+        if not asked:
+            for split in ("validation", "test"):
+                try:
+                    found = load_image_dataset(self.source, split, **options)
+                except NoSplitError:
+                    continue
+                self._choose("eval_split", split)
+                why = "they are beside the training images"
+                break
+            else:
+                few = min(_FEW_HELD_OUT / len(images), _LARGE_SHARE)
+                self._choose("train_val_split", round(min(max(_HELD_OUT, few), _MAX_HELD_OUT / len(images)), 4))
+        _, _, data_args, args = self.arguments()
+        self.train_dataset, self.eval_dataset = load_images(data_args, args.seed, images, found)
+        self.num_train = len(self.train_dataset)
+        if self.eval_dataset is None:
+            return self._say("evaluation", "a sample of the training images", asked=tuple(asked))
+        count = f"{len(self.eval_dataset):,} images"
+        if split := self.values.get("eval_split"):
+            return self._say("evaluation", f"{count} of {split!r}", why, tuple(asked))
+        where = self.values.get("validation_dir")
+        return self._say("evaluation", f"{count} of {where}" if where else f"{count} are held out", why, tuple(asked))
 
     def choose_model(self) -> None:
         self._say("recipe", self.recipe.name, "a method for any images, on one device", asked=("recipe",))
@@ -212,7 +239,34 @@ class _Plan:
             "that of the recipe" if batch == own else f"{self.num_train:,} images are few for the {own} of the recipe",
             asked=("per_device_train_batch_size",),
         )
+
+    def choose_evaluators(self) -> None:
         self._choose("knn_max_samples", min(self.num_train, _CPU_BANK if self.device.type == "cpu" else _BANK))
+        if "evaluation" in self.asked or self.recipe.evaluation is not None:
+            types = self.arguments()[-1].evaluation
+            return self._say("metrics", types or "those of the recipe", asked=("evaluation",))
+        chosen: list[dict] = [{"type": "label_free"}, {"type": "spectrum"}]
+        said = "RankMe and others that need no labels"
+        image_size = self.recipe.build_config(self.values.get("config_overrides")).image_size
+        try:
+            choose_views(build_views(self.recipe.views, image_size), _VIEWS)
+        except ValueError:  # of patches, which no model is evaluated on
+            pass
+        else:
+            chosen.append({"type": "views", "num_images": _VIEWED_IMAGES, "num_views": _VIEWS})
+        why = "in class folders, kNN and a linear probe would be added"
+        if self._has_labels():
+            chosen += [{"type": "knn"}, {"type": "linear_probe", "max_samples": self.values["knn_max_samples"] or None}]
+            said, why = f"kNN and a linear probe beside chance and raw pixels; {said}", "there are classes"
+        self.values["evaluation"] = json.dumps(chosen)
+        return self._say("metrics", said, why)
+
+    def _has_labels(self) -> bool:
+        if self.eval_dataset is None:
+            return False
+        with quiet():
+            matched = match_labels(self.eval_dataset, self.train_dataset)
+        return all("label" in each.column_names for each in (matched, self.train_dataset))
 
     def choose_device_settings(self) -> None:
         precision, why = choose_precision(self.device)
@@ -235,18 +289,19 @@ class _Plan:
         if self.num_processes > 1:
             self._say("length", "that of the recipe", "steps are timed on a single process only", asked=asked)
             return
-        timing = time_steps(self.arguments())
+        timing = rehearse(self.arguments(), self.train_dataset, self.eval_dataset)
         batch, found = self.values["per_device_train_batch_size"], timing.args.per_device_train_batch_size
         if found < batch:
             self._say("batch", f"{found} images, {batch // found} times a step", f"{batch} do not fit in memory")
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
             self.values[name] = getattr(timing.args, name)
         budget = _CPU_BUDGET if self.device.type == "cpu" else _BUDGET
-        num_evaluations = 1 + timing.evaluations_in(_EVALUATION_SHARE * budget)
+        num_evaluations = 1 + _evaluations_in(_EVALUATION_SHARE * budget, timing)
         steps, why = timing.total_steps, "that of the recipe"
         if not self.asked & set(asked) and (fitting := timing.steps_in(budget, num_evaluations)) < steps:
             steps, why = fitting, f"what fits in {budget // 60} minutes; --num_train_epochs sets another"
         self._choose("max_train_steps", steps)
+        self._choose_loading(waits_long(timing.wait_share), steps / timing.steps_per_epoch)
         self._say("length", f"{steps:,} steps, {steps / timing.steps_per_epoch:.1f} epochs", why, asked=asked)
         if not self.asked & {"warmup_steps", "warmup_epochs"}:
             self.values["warmup_steps"] = round(steps * timing.warmup_steps / timing.total_steps)
@@ -256,6 +311,55 @@ class _Plan:
         self._choose("logging_steps", max(1, min(50, steps // 50)))
         self._say("output", self.values["output_dir"], asked=("output_dir",))
         self._say("estimate", timing.describe(steps, 1 + math.ceil(steps / int(self.values["eval_steps"]))))
+
+    def _choose_loading(self, waits: bool, epochs: float) -> None:
+        asked = ("cache_images", "augment_on_device")
+        if given := self.asked & set(asked):
+            for name in sorted(given):
+                self._say("loading", f"{name} {self.values[name]}", asked=asked)
+            return
+        image_size = self.recipe.build_config(self.values.get("config_overrides")).image_size
+        size = estimate_cache_size(self.train_dataset, build_views(self.recipe.views, image_size))
+        free = free_memory(torch.device("cpu"))
+        cache, augments, why = choose_loading(self.device.type, waits, epochs, size, free, free_memory(self.device))
+        self.values |= {"cache_images": cache, "augment_on_device": augments}
+        self._say("cache", cache, why)
+        if augments:
+            self._say("views", "rendered on the GPU", "it waits for images")
+
+
+def _evaluations_in(seconds: float, timing: Timing) -> int:
+    """How many evaluations besides the first one take no longer; one at least."""
+    if timing.evaluation_seconds == 0:
+        return _MAX_EVALUATIONS
+    return min(_MAX_EVALUATIONS, max(1, int(seconds / timing.evaluation_seconds) - 1))
+
+
+def choose_loading(
+    device: str, waits: bool, epochs: float, size: int, free: int, free_on_device: int | None
+) -> tuple[str, bool, str]:
+    """What `--cache_images` and `--augment_on_device` are, and why the first.
+
+    Args:
+        device: its type.
+        waits: whether it waits for images.
+        epochs: how often an image is shown.
+        size: of all images, decoded, in bytes.
+        free, free_on_device: bytes of main memory, and of the device's own.
+    """
+    decoded = f"decoded, the images are {_format_bytes(size)}"
+    on_gpu = device == "cuda" and waits
+    if epochs < _MIN_EPOCHS_TO_CACHE:
+        return "no", on_gpu, "an image is hardly shown twice"
+    if on_gpu and size <= _MEMORY_SHARE * (free_on_device or 0):
+        return "device", False, f"{decoded} of {_format_bytes(free_on_device or 0)} that are free there"
+    if size > _MEMORY_SHARE * free:
+        return "no", on_gpu, f"{decoded}, too many for {_format_bytes(free)} of free memory"
+    return "memory", on_gpu, f"{decoded} of {_format_bytes(free)} that are free"
+
+
+def _format_bytes(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
 def choose_precision(device: torch.device) -> tuple[str, str]:
@@ -285,153 +389,8 @@ def find_pretrained(recipe: Recipe, overrides: str | None = None) -> tuple[str |
     try:
         if huggingface_hub.try_to_load_from_cache(name, "config.json") is None:
             huggingface_hub.HfApi().model_info(name, timeout=10)  # would be tried for half a minute by what loads it
-        with _quiet():
+        with quiet():
             recipe.build_model(overrides, name)
     except Exception as error:  # of whatever library huggingface_hub takes for the network
         return None, f"{name} cannot be had ({str(error).splitlines()[0][:200]})"
     return name, ""
-
-
-@dataclass(frozen=True)
-class Timing:
-    """What a few steps of a run took.
-
-    Args:
-        args: with the batch that fits.
-        total_steps, steps_per_epoch, warmup_steps: of the run; the second is None for a stream.
-        epoch_seconds: what comes before each epoch, such as clustering.
-        memory: the peak, in bytes.
-        device: "cpu", "cuda", ...
-    """
-
-    args: PretrainingArguments
-    total_steps: int
-    steps_per_epoch: int | None
-    warmup_steps: int
-    step_seconds: float
-    epoch_seconds: float
-    evaluation_seconds: float
-    memory: int
-    device: str
-
-    def seconds(self, steps: int, num_evaluations: int) -> float:
-        epochs = math.ceil(steps / self.steps_per_epoch) if self.steps_per_epoch else 1
-        return steps * self.step_seconds + epochs * self.epoch_seconds + num_evaluations * self.evaluation_seconds
-
-    def steps_in(self, seconds: float, num_evaluations: int) -> int:
-        """How many steps fit in a time; at least as many as evaluations."""
-        left = seconds - num_evaluations * self.evaluation_seconds
-        per_step = self.step_seconds + self.epoch_seconds / (self.steps_per_epoch or math.inf)
-        return max(num_evaluations, int(left / per_step))
-
-    def evaluations_in(self, seconds: float) -> int:
-        """How many evaluations besides the first one take no longer; one at least."""
-        if self.evaluation_seconds == 0:
-            return _MAX_EVALUATIONS
-        return min(_MAX_EVALUATIONS, max(1, int(seconds / self.evaluation_seconds) - 1))
-
-    def describe(self, steps: int, num_evaluations: int) -> str:
-        images = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps / self.step_seconds
-        where = "memory" if self.device == "cpu" else f"{self.device} memory"
-        return (
-            f"about {_duration(self.seconds(steps, num_evaluations))}; {self.memory / 2**30:.1f} GiB of {where}; "
-            f"{images:.0f} images a second, and {num_evaluations} evaluations of {_duration(self.evaluation_seconds)}"
-        )
-
-
-def estimate_run(arguments: Arguments) -> str:
-    """How long a run takes, and how much memory, from a few of its steps that are timed; nothing is written."""
-    timing = time_steps(arguments)
-    every = timing.args.eval_steps or timing.total_steps
-    return timing.describe(timing.total_steps, 1 + math.ceil(timing.total_steps / every))
-
-
-def time_steps(arguments: Arguments) -> Timing:
-    """Takes a few steps of a run, with a batch that fits, and leaves nothing behind."""
-
-    def measure(recipe: Recipe, model_args, data_args, args: PretrainingArguments) -> Timing:
-        with tempfile.TemporaryDirectory() as folder, _quiet(), explain_worker_errors():
-            changed = args.replace(output_dir=folder, report_to="none", resume_from_checkpoint=None)
-            trainer = build_trainer(recipe, model_args, data_args, changed)
-            try:
-                return _time_steps(trainer, args)
-            finally:
-                close_loader(trainer.loader)
-
-    return with_batch_that_fits(measure, arguments)
-
-
-def _time_steps(trainer: SSLTrainer, args: PretrainingArguments) -> Timing:
-    device = trainer.accelerator.device
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    trainer.prepared_model.train()
-    started = time.perf_counter()
-    trainer._begin_epoch()
-    epoch_seconds = time.perf_counter() - started
-    durations: list[float] = []
-    batches = _batches(trainer)
-    while sum(durations) < _TIMED_SECONDS or len(durations) <= _MIN_TIMED:
-        started = time.perf_counter()
-        trainer._train_step(list(islice(batches, args.gradient_accumulation_steps)))
-        trainer.log.check_finite()  # waits for the device
-        durations.append(time.perf_counter() - started)
-    loaded_ahead = 1 + 2 * args.dataloader_num_workers  # whose steps did not wait
-    timed = durations[min(loaded_ahead, len(durations) - _MIN_TIMED) :]
-    return Timing(
-        args=args,
-        total_steps=trainer.total_steps,
-        steps_per_epoch=trainer.steps_per_epoch,
-        warmup_steps=count_warmup_steps(trainer.args, trainer.steps_per_epoch),
-        step_seconds=sum(timed) / len(timed),
-        epoch_seconds=epoch_seconds,
-        evaluation_seconds=_time_evaluation(trainer),
-        memory=round(peak_memory(device) * 2**20),
-        device=device.type,
-    )
-
-
-def _batches(trainer: SSLTrainer) -> Iterator[dict]:
-    epoch = 0
-    while True:
-        trainer.loader.batch_sampler.set_epoch(epoch, 0, trainer.sampling_weights)
-        yield from trainer.loader
-        epoch += 1
-
-
-def _time_evaluation(trainer: SSLTrainer) -> float:
-    """Seconds that the features of an evaluation take, by those of one batch."""
-    evaluation, config = trainer.run_evaluation, trainer.model.config
-    if not evaluation.evaluators:
-        return 0.0
-    num_images = len(evaluation.eval_dataset)
-    for evaluator in evaluation.evaluators:
-        if evaluator.needs_train_features:
-            num_images += min(evaluator.max_train_samples or math.inf, len(trainer.train_dataset))
-    size = (trainer.args.per_device_eval_batch_size, config.num_channels, config.image_size, config.image_size)
-    images = torch.zeros(size, device=trainer.accelerator.device)
-    trainer.model.eval()
-    with torch.no_grad():
-        for _ in range(2):
-            started = time.perf_counter()
-            trainer.model(images).pooler_output.sum().item()  # waits for the device
-            seconds = time.perf_counter() - started
-    return num_images / len(images) * seconds
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """What a rehearsal warns of, the run does again."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
-
-
-def _duration(seconds: float) -> str:
-    for unit, size in (("hours", 3600), ("minutes", 60)):
-        if seconds >= 1.5 * size:
-            return f"{seconds / size:.1f} {unit}" if seconds < 10 * size else f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} seconds"

@@ -15,7 +15,7 @@ from accelerate.utils import find_executable_batch_size, release_memory
 from ..data.datasets import load_image_dataset
 from ..modeling_utils import SSLModel
 from .arguments import Arguments, DataArguments, ModelArguments, PretrainingArguments, build_arguments
-from .recipes import Recipe
+from .recipes import Recipe, list_recipes
 from .trainer import SSLTrainer
 
 logger = logging.getLogger(__name__)
@@ -27,19 +27,21 @@ ImageDataset: TypeAlias = datasets.Dataset | datasets.IterableDataset | datasets
 
 
 def pretrain(
-    recipe: str,
+    recipe: str | os.PathLike | None = None,
     dataset: str | os.PathLike | ImageDataset | None = None,
     *,
     output_dir: str | os.PathLike,
     eval_dataset: datasets.Dataset | None = None,
     **overrides,
 ) -> SSLModel:
-    """Pretrains a model by a recipe, as `ssl-hub pretrain` does, and returns it.
+    """Pretrains a model by a recipe or on a folder of images, as `ssl-hub pretrain` does, and returns it.
 
         model = ssl_hub.pretrain("simclr-digits", output_dir="out", max_train_steps=200)
+        model = ssl_hub.pretrain("photos", output_dir="out")
 
     Args:
-        recipe: the name of a recipe, or the path of its YAML file.
+        recipe: the name of a recipe, or the path of its YAML file. A folder in its place, or a `dataset` without a recipe,
+            has all that is not given chosen to fit the images and the device, and said.
         dataset: what `load_image_dataset` takes: a name, a path, or a dataset in memory; by default the recipe's.
         output_dir: where checkpoints, metrics, the model and its card go.
         eval_dataset: to evaluate on; of a dataset that is named `eval_split` says the same.
@@ -53,14 +55,28 @@ def pretrain(
         NonFiniteLossError, OSError: as [`SSLTrainer.train`].
     """
     values = {**overrides, "output_dir": os.fspath(output_dir)}
-    in_memory = None
+    if recipe is not None and dataset is None and recipe not in list_recipes() and os.path.isdir(recipe):
+        recipe, dataset = None, recipe
+    if recipe is None:
+        if not isinstance(dataset, str | os.PathLike) or eval_dataset is not None:
+            raise ValueError(
+                "without a recipe pretrain takes the path of a folder of images, or the name of a dataset: name a recipe for "
+                f"datasets in memory; got {'nothing' if dataset is None else type(dataset).__name__}"
+            )
+        from .planning import plan_pretraining  # which builds on this file
+
+        return run_pretraining(*plan_pretraining(os.fspath(dataset), **values)).model.eval()
     if isinstance(dataset, str):
         values["dataset_name"] = dataset
     elif isinstance(dataset, os.PathLike):
         values["train_dir"] = os.fspath(dataset)
     elif dataset is not None:
-        in_memory, values["dataset_name"] = dataset, "in memory"
-    return run_pretraining(build_arguments(recipe, **values), in_memory, eval_dataset).model.eval()
+        values["dataset_name"] = "in memory"
+    loaded, model_args, data_args, args = build_arguments(os.fspath(recipe), **values)
+    in_memory = None
+    if values.get("dataset_name") == "in memory":
+        in_memory, data_args = dataset, None
+    return run_pretraining((loaded, model_args, data_args, args), in_memory, eval_dataset).model.eval()
 
 
 def run_pretraining(
@@ -147,10 +163,38 @@ def hold_out(dataset: datasets.Dataset, share: float, seed: int) -> tuple[datase
     return dataset.select(left), dataset.select(held_out)
 
 
+def load_images(
+    data_args: DataArguments,
+    seed: int,
+    train_dataset: ImageDataset | None = None,
+    eval_dataset: datasets.Dataset | None = None,
+) -> tuple[ImageDataset, datasets.Dataset | None]:
+    """The images to train on and, if the arguments name any, to evaluate on.
+
+    Args:
+        seed: of those that are held out.
+        train_dataset, eval_dataset: where one of them is loaded already.
+    """
+    columns = {"image_column": data_args.image_column_name, "label_column": data_args.label_column_name}
+    source = data_args.dataset_name or Path(data_args.train_dir)  # a folder is not looked up on the Hub
+    config_name = data_args.dataset_config_name
+    if train_dataset is None:
+        train_dataset = load_image_dataset(
+            source, data_args.train_split, config_name=config_name, streaming=data_args.streaming, **columns
+        )
+    if eval_dataset is None and data_args.validation_dir is not None:
+        eval_dataset = load_image_dataset(Path(data_args.validation_dir), **columns)
+    elif eval_dataset is None and data_args.eval_split is not None:
+        eval_dataset = load_image_dataset(source, data_args.eval_split, config_name=config_name, **columns)
+    elif eval_dataset is None and data_args.train_val_split:
+        train_dataset, eval_dataset = hold_out(train_dataset, data_args.train_val_split, seed)
+    return train_dataset, eval_dataset
+
+
 def build_trainer(
     recipe: Recipe,
     model_args: ModelArguments,
-    data_args: DataArguments,
+    data_args: DataArguments | None,
     args: PretrainingArguments,
     train_dataset: ImageDataset | None = None,
     eval_dataset: datasets.Dataset | None = None,
@@ -158,23 +202,11 @@ def build_trainer(
     """The trainer of what `parse_arguments` returned.
 
     Args:
-        train_dataset, eval_dataset: instead of those that `data_args` names.
+        data_args: None for images that have no name.
+        train_dataset, eval_dataset: those that `data_args` names, if they are loaded already.
     """
-    if train_dataset is not None:
-        data_args = None
-    else:
-        columns = {"image_column": data_args.image_column_name, "label_column": data_args.label_column_name}
-        source = data_args.dataset_name or Path(data_args.train_dir)  # a folder is not looked up on the Hub
-        config_name = data_args.dataset_config_name
-        train_dataset = load_image_dataset(
-            source, data_args.train_split, config_name=config_name, streaming=data_args.streaming, **columns
-        )
-        if eval_dataset is None and data_args.validation_dir is not None:
-            eval_dataset = load_image_dataset(Path(data_args.validation_dir), **columns)
-        elif eval_dataset is None and data_args.eval_split is not None:
-            eval_dataset = load_image_dataset(source, data_args.eval_split, config_name=config_name, **columns)
-        elif eval_dataset is None and data_args.train_val_split:
-            train_dataset, eval_dataset = hold_out(train_dataset, data_args.train_val_split, args.seed)
+    if train_dataset is None:
+        train_dataset, eval_dataset = load_images(data_args, args.seed, eval_dataset=eval_dataset)
     torch.manual_seed(args.seed)
     return SSLTrainer(
         recipe.build_model(model_args.config_overrides, model_args.model_name_or_path),

@@ -1,6 +1,7 @@
 """The features of a model in training, and what its evaluators say about them."""
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -165,6 +166,26 @@ class RunEvaluation:
             metrics |= evaluator.evaluate(inputs, train[size] if evaluator.needs_train_features else None)
         return metrics
 
+    @property
+    def num_passes(self) -> int:
+        """Images, and views of images, that an evaluation computes features of."""
+        banks = {each.max_train_samples for each in self.evaluators if each.needs_train_features}
+        of_views = (
+            min(each.num_images, len(self.eval_dataset)) * each.num_views
+            for each in self.evaluators
+            if each.input == "views"
+        )
+        return (
+            len(self.eval_dataset) + sum(len(self._sample(self.train_dataset, size)) for size in banks) + sum(of_views)
+        )
+
+    def part(self, size: int) -> "RunEvaluation":
+        """An evaluation of so many images at most, by what needs no labels, to see how long one takes."""
+        part = copy(self)
+        part.eval_dataset = self._sample(self.eval_dataset, size)
+        part.evaluators = [each for each in self.evaluators if not each.needs_labels and not each.needs_train_features]
+        return part
+
     def _input(self, evaluator: Evaluator, model: SSLModel, features: LabelledFeatures) -> LabelledFeatures:
         """What an evaluator takes of the evaluation set."""
         if evaluator.input == "scores":
@@ -192,7 +213,7 @@ class RunEvaluation:
     def accuracy_baselines(self) -> dict[str, float]:
         """What the accuracies of this run are to be compared with, see `ACCURACY_BASELINES`; empty without labels.
 
-        The kNN of pixels is that of a sample, with the settings of the run's kNN evaluation.
+        The kNN of pixels has the settings of the run's kNN evaluation, and a bank of the same images, up to a number.
         """
         if not any(evaluator.needs_train_labels for evaluator in self.evaluators):
             return {}
@@ -203,7 +224,7 @@ class RunEvaluation:
         train, test = (
             self._labelled_features(pixels, self._sample(dataset, size), what, processor)
             for dataset, size, what in (
-                (self.train_dataset, _PIXEL_TRAIN_SIZE, "training"),
+                (self.train_dataset, min(knn.max_train_samples or _PIXEL_TRAIN_SIZE, _PIXEL_TRAIN_SIZE), "training"),
                 (self.eval_dataset, _PIXEL_EVAL_SIZE, "evaluation"),
             )
         )

@@ -246,7 +246,7 @@ class SSLTrainer:
         while self.step < self.total_steps:
             if self.step_in_epoch == 0:
                 with self.log.timed("preparation"):
-                    self._begin_epoch()
+                    self.begin_epoch()
             self.loader.batch_sampler.set_epoch(self.epoch, self.step_in_epoch * accumulation, self.sampling_weights)
             with self.log.timed("data_wait"):
                 batches = iter(self.loader)
@@ -256,7 +256,7 @@ class SSLTrainer:
                     micro_batches = list(islice(batches, accumulation))
                 if len(micro_batches) < accumulation:
                     break
-                self._train_step(micro_batches)
+                self.train_step(micro_batches)
                 self._after_step()
             else:
                 break
@@ -272,7 +272,8 @@ class SSLTrainer:
 
     # One epoch, one step
 
-    def _begin_epoch(self) -> None:
+    def begin_epoch(self) -> None:
+        """Lets the model prepare an epoch, by clustering for one."""
         # The same seed on every process: whatever is drawn here, clusters for one, has to be.
         self._seed(EPOCH_STREAM, self.epoch, process_index=0)
         self.sampling_weights = self.model.begin_epoch(self.progress, self._feature_table)
@@ -288,7 +289,12 @@ class SSLTrainer:
     def _feature_table(self, extract: Callable[[torch.Tensor], torch.Tensor] | None = None) -> FeatureTable:
         return self.run_evaluation.feature_table(self.model, self.train_dataset, extract)
 
-    def _train_step(self, micro_batches: list[dict]) -> None:
+    def train_step(self, micro_batches: list[dict]) -> None:
+        """Takes an optimizer step.
+
+        Args:
+            micro_batches: of the loader, as many as gradients are accumulated of.
+        """
         self.schedule.apply(self.progress)
         self.model.begin_step(self.progress)
         self._seed(STEP_STREAM, self.step, self.accelerator.process_index)
