@@ -32,6 +32,7 @@ from ..distributed import average_batchnorm_statistics, synchronize_batchnorm
 from ..evaluation.evaluators import describe_metrics
 from ..hub.publishing import check_can_push, publish
 from ..lifecycle import FeatureTable, Progress
+from ..modeling_masked_image import MaskedPatchModel
 from ..modeling_utils import SSLModel
 from ..modules.backbones import is_convolutional
 from ..modules.clustering import normalized_mutual_information
@@ -121,6 +122,7 @@ class SSLTrainer:
             config.image_size, config.image_mean, config.image_std, args.eval_crop_ratio
         )
         built_views = build_views(views, config.image_size)
+        note_masks(model, built_views)
         self.normalize = Normalize(config.image_mean, config.image_std, built_views).to(self.accelerator.device)
         self.loader = build_train_loader(
             train_dataset,
@@ -651,6 +653,13 @@ def input_names(model: SSLModel, views: list[dict]) -> list[str]:
             f"{type(model).__name__} does not take {name}: leave the key {INPUT_KEYS[name]!r} out of the recipe's views"
         )
     return ["pixel_values", *(name for name in parameters if name in {"indices", *made})]
+
+
+def note_masks(model: SSLModel, views: list[View]) -> None:
+    """Tells a masked-image model how many patches the masks of its views remove, so that no step has to look."""
+    for view in views:
+        if isinstance(model, MaskedPatchModel) and getattr(view, "mask", None) is not None:
+            model.num_masked_patches = view.mask.count
 
 
 def _to_device(batch: dict, device: torch.device) -> dict:
