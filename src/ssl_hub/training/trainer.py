@@ -195,7 +195,7 @@ class SSLTrainer:
         if args.gradient_checkpointing:
             model.gradient_checkpointing_enable()
         if args.torch_compile:
-            model.compile()
+            model.loss = torch.compile(model.loss)  # features, of batches of other sizes, are quicker to have without
         device = self.accelerator.device
         model.to(device)
         use_channels_last(model, device)
@@ -495,6 +495,8 @@ class SSLTrainer:
         self.checkpoints.wait()
         # What the caller goes on with: safetensors, for one, takes no other format.
         nn.Module.to(self.model, memory_format=torch.contiguous_format)
+        if self.args.torch_compile:
+            del self.model.loss  # a copy of the model would call that of this one
         if self.is_main:
             write_results(
                 self.model,
