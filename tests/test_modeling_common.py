@@ -267,11 +267,14 @@ class SSLModelTests:
     def test_a_compiled_step_is_one_graph_compiled_once(self):
         model, inputs = self.model().train(), self.loss_inputs(BATCH_SIZE)
         torch._dynamo.reset()
-        step = torch.compile(model, backend="eager", fullgraph=True)
+        model.loss = torch.compile(model.loss, backend="eager", fullgraph=True)  # as the trainer does
         for number in range(3):
             model.begin_step(Progress(number, 3, 1))
             with torch._dynamo.config.patch(error_on_recompile=number > 0):
-                step(self.images(), mode="loss", **inputs).loss.backward()
+                model(self.images(), mode="loss", **inputs).loss.backward()
+                model.end_step(Progress(number + 1, 3, 1))
+                model.eval()(self.one_view(3 - number))
+                model.train()
 
     def test_hooks(self):
         """In the order of a run, and that the scheduled values of a loaded model are those of a run's end."""

@@ -33,6 +33,8 @@ class MaskedPatchModel(SSLModel):
     """Base of the algorithms that reconstruct masked patches of an image; `config` says how masks are drawn."""
 
     config: MaskedPatchConfig
+    # How many patches the masks of a training run remove, where the loop knows: the host need not wait for one, then.
+    num_masked_patches: int | None = None
 
     def extract_features(
         self,
@@ -92,14 +94,17 @@ class MaskedPatchModel(SSLModel):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The mask `(B, num_patches)`, given or drawn, and the indices of visible `(B, V)` and masked patches `(B, M)`.
 
-        A mask that is given must remove as many patches from every image, if the model is compiled as many as `config`
-        says.
+        A mask that is given must remove as many patches from every image. The sizes of a compiled graph cannot depend on
+        what it holds: unless `num_masked_patches` says otherwise that has to be as many as `config` says.
         """
         mask = self.patch_mask(pixel_values, bool_masked_pos)
-        batch_size, num_patches = mask.shape
+        num_patches = mask.shape[1]
         num_masked = self.config.num_masked_patches(num_patches)
         if bool_masked_pos is not None:
-            num_masked = check_patch_mask(mask, batch_size, num_patches, num_masked)
+            known = self.num_masked_patches if self.training else None
+            if known is None and torch.compiler.is_compiling():
+                known = num_masked
+            num_masked = check_patch_mask(mask, known)
         return mask, visible_patch_indices(mask, num_patches - num_masked), visible_patch_indices(~mask, num_masked)
 
     def reconstruction_output(

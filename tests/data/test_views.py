@@ -251,7 +251,7 @@ def test_random_mask():
         (view,) = build_views([{"size": 64, "mask": {"kind": "random", **mask}}])
         masks = masks_of(view, 1000)
         assert masks.shape == (1000, 16) and masks.dtype == torch.bool
-        assert (masks.sum(1) == count).all()
+        assert view.mask.count == count and (masks.sum(1) == count).all()
         assert (masks.float().mean(0) - count / 16).abs().max() < 0.08  # five standard deviations
 
 
@@ -263,7 +263,7 @@ def test_aligned_mask(size, cell, patch, ratio, count, block):
     mask = {"kind": "aligned", "ratio": ratio, "cell": cell, "patch": patch}
     (view,) = build_views([{"size": size, "mask": mask}])
     masks = masks_of(view, 400)
-    assert (masks.sum(1) == count).all()
+    assert view.mask.count == count and (masks.sum(1) == count).all()
     grid = size // patch
     cells = masks.view(-1, grid // block, block, grid // block, block).transpose(2, 3).flatten(3)
     assert torch.equal(cells.any(-1), cells.all(-1))
@@ -276,7 +276,7 @@ def test_blockwise_mask():
     rings = [0.1429, 0.2903, 0.4317, 0.5471, 0.6364, 0.6937, 0.7200]
     (view,) = build_views([{"size": 224, "mask": {"kind": "blockwise", "count": 75, "patch": 16}}])
     masks = masks_of(view, 2000).view(-1, 14, 14)
-    assert (masks.sum((1, 2)) == 75).all()
+    assert view.mask.count == 75 and (masks.sum((1, 2)) == 75).all()
     share = masks.float().mean(0)
     from_border = torch.minimum(torch.arange(14), 13 - torch.arange(14))
     ring = torch.minimum(from_border[:, None], from_border)

@@ -1,19 +1,27 @@
 """What the trainer does for every algorithm, and for those with several views, a teacher and a memory."""
 
+import importlib
 import logging
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 from transformers import AutoModelForPreTraining
 
+from ssl_hub import NPIDModel
 from ssl_hub.data.datasets import load_image_dataset
 from ssl_hub.evaluation import label_free
+from ssl_hub.modules.memories import OnlineClusterMemory
 from ssl_hub.modules.teachers import MomentumTeacher
 from ssl_hub.registry import ALGORITHMS
 from ssl_hub.training.arguments import PretrainingArguments
+from ssl_hub.training.online_probe import OnlineProbe
 from ssl_hub.training.recipes import list_recipes, load_recipe
 from ssl_hub.training.trainer import SSLTrainer
+
+# For 64 images.
+OVERRIDES = {"densecl": "queue_size=64", "moco": "queue_size=64", "odc": "num_clusters=8"}
 
 
 def build_trainer(name, output_dir, overrides=None, **args):
@@ -38,7 +46,7 @@ def build_trainer(name, output_dir, overrides=None, **args):
 @pytest.mark.parametrize("name", list(ALGORITHMS))
 def test_resumed_in_mid_epoch_it_ends_the_same(name, tmp_path):
     """With teacher, queue or bank, whatever the algorithm has."""
-    overrides = {"densecl": "queue_size=64", "moco": "queue_size=64", "odc": "num_clusters=8"}.get(name)
+    overrides = OVERRIDES.get(name)
     trainer = build_trainer(name, tmp_path, overrides, save_total_limit=None)
     assert trainer.steps_per_epoch == 4
     trainer.train()
@@ -48,6 +56,28 @@ def test_resumed_in_mid_epoch_it_ends_the_same(name, tmp_path):
     resumed = load_file(tmp_path / "checkpoint-4" / "model.safetensors")
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+
+
+@pytest.mark.parametrize("name", list(ALGORITHMS))
+def test_a_step_reads_no_tensor_of_the_device(name, tmp_path, monkeypatch):
+    """For a read the host waits. Tensors of the meta device hold nothing, so that reading one is an error."""
+    autocast = torch.autocast
+    monkeypatch.setattr(torch, "autocast", lambda device, **options: autocast("cpu", **options))  # it knows no meta
+    optimizers = importlib.import_module("torch.optim.optimizer")
+    monkeypatch.setattr(optimizers, "_get_fused_kernels_supported_devices", lambda: ["meta"])
+    monkeypatch.setattr(Accelerator, "device", torch.device("meta"))
+    monkeypatch.setattr(SSLTrainer, "_seed", lambda *args, **options: None)
+    # ODC asks once a step whether a cluster is to be filled again: that is the algorithm.
+    monkeypatch.setattr(OnlineClusterMemory, "rebuild_small_clusters", lambda self, min_size: None)
+    monkeypatch.setattr(NPIDModel, "begin_run", lambda self, num_samples: self.memory.start(num_samples))
+
+    trainer = build_trainer(name, tmp_path, OVERRIDES.get(name), max_grad_norm=1.0)
+    if name == "simclr":
+        labels = torch.tensor(trainer.train_dataset["label"])
+        trainer.run_evaluation.probe = OnlineProbe(labels, 10, 0.1, 16, trainer.accelerator.device)
+    trainer.model.train()
+    trainer._train_step([next(iter(trainer.loader))])
+    assert all(parameter.is_meta for parameter in trainer.model.parameters())
 
 
 def test_the_teacher_follows_once_an_optimizer_step(tmp_path, monkeypatch):

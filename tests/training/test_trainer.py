@@ -1,3 +1,4 @@
+import functools
 import json
 import logging
 import os
@@ -168,6 +169,19 @@ def test_gradient_checkpointing_and_bf16(tmp_path):
     bf16 = losses_of(tmp_path / "bf16")
     assert bf16 == pytest.approx(plain, rel=0.02) and bf16 != pytest.approx(plain, rel=1e-5)
     assert all(parameter.dtype == torch.float32 for parameter in trainer.model.parameters())
+
+
+def test_a_compiled_run(tmp_path, monkeypatch):
+    build_trainer(tmp_path / "plain").train()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    trainer = build_trainer(tmp_path / "compiled", torch_compile=True, eval_steps=2)
+    trainer.train()
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    assert losses_of(tmp_path / "compiled") == pytest.approx(losses_of(tmp_path / "plain"), rel=1e-5)
+    assert "loss" not in vars(trainer.model)
 
 
 def test_an_evaluation_does_not_change_the_training(tmp_path):

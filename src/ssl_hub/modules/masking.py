@@ -4,6 +4,8 @@ import math
 
 import torch
 
+from .checks import check_values
+
 
 def draw_patches(batch_size: int, num_patches: int, num_masked: int, device: torch.device) -> torch.Tensor:
     """Draws masks `(batch_size, num_patches)` with exactly `num_masked` patches each, chosen uniformly."""
@@ -82,28 +84,25 @@ def check_mask_shape(bool_masked_pos: torch.Tensor, batch_size: int, num_patches
         )
 
 
-def check_patch_mask(
-    bool_masked_pos: torch.Tensor, batch_size: int, num_patches: int, num_masked_if_compiled: int
-) -> int:
-    """The number of patches that a mask removes from every image.
+def check_patch_mask(bool_masked_pos: torch.Tensor, num_masked: int | None) -> int:
+    """The number of patches that a mask `(batch_size, num_patches)` removes from every image.
 
-    A graph's sizes cannot depend on what a mask holds: a compiled model takes masks of `num_masked_if_compiled` patches.
+    Args:
+        num_masked: that number, where it is known; without it the host waits for what the mask holds.
 
     Raises:
-        ValueError: the mask has another shape, or removes different numbers, none or all.
+        ValueError: the mask removes different numbers, none or all.
     """
-    check_mask_shape(bool_masked_pos, batch_size, num_patches)
-    if torch.compiler.is_compiling():
-        is_right = (bool_masked_pos.sum(dim=1) == num_masked_if_compiled).all()
-        torch._assert_async(is_right, "a mask removes another number of patches than the configuration says")
-        return num_masked_if_compiled
-    counts = bool_masked_pos.sum(dim=1).unique().tolist()
-    if len(counts) != 1 or counts[0] in (0, num_patches):
-        raise ValueError(
-            "bool_masked_pos must remove the same number of patches from every image of a batch, at least one and not "
-            f"all {num_patches}; got {counts}"
-        )
-    return counts[0]
+    counts, num_patches = bool_masked_pos.sum(dim=1), bool_masked_pos.shape[1]
+    if num_masked is None:
+        num_masked = int(counts[0])
+    check_values(
+        (counts == num_masked).all() & (0 < num_masked < num_patches),
+        "bool_masked_pos must remove the same number of patches from every image of a batch, at least one and not all "
+        f"{num_patches}",
+        lambda: counts.unique().tolist(),
+    )
+    return num_masked
 
 
 def pixel_mask(bool_masked_pos: torch.Tensor, grid_size: tuple[int, int], patch_size: int) -> torch.Tensor:

@@ -7,6 +7,7 @@ from torch import nn
 from transformers import initialization as init
 
 from ..distributed import broadcast_, gather, process_index
+from .checks import check_values
 from .clustering import cluster_means, cluster_sizes, nearest_centroids, rebuild_small_clusters
 from .losses import normalize, to_float32
 
@@ -65,14 +66,11 @@ class SampleMemory(nn.Module):
                 f"indices must be the {batch_size} rows of the images in the dataset, whole numbers of the shape "
                 f"({batch_size},); got {indices.dtype} of the shape {tuple(indices.shape)}"
             )
-        in_memory = ((indices >= 0) & (indices < num_samples)).all()
-        if torch.compiler.is_compiling():
-            torch._assert_async(in_memory, "indices outside the memory")
-        elif not in_memory:
-            raise ValueError(
-                f"indices must lie in [0, {num_samples}), the memory's {num_samples} images; got "
-                f"{int(indices.min())} to {int(indices.max())}. Was model.begin_run called with the size of this dataset?"
-            )
+        check_values(
+            ((indices >= 0) & (indices < num_samples)).all(),
+            f"indices must lie in [0, {num_samples}), for as many images as model.begin_run was called with",
+            lambda: f"{int(indices.min())} to {int(indices.max())}",
+        )
 
     def last_of_each(self, indices: torch.Tensor) -> torch.Tensor:
         """The position `(B,)`, for each row `(B,)`, where it is named last.

@@ -30,7 +30,7 @@ from ..evaluation.features import extract_dataset
 from ..lifecycle import FeatureTable, Progress
 from ..modeling_utils import SSLModel
 from .optimization import drop_frozen_gradients
-from .trainer import EPOCH_STREAM, STEP_STREAM, input_names, seed_generators, use_channels_last
+from .trainer import EPOCH_STREAM, STEP_STREAM, input_names, note_masks, seed_generators, use_channels_last
 
 
 class EpochViews(Dataset):
@@ -100,7 +100,9 @@ class ViewCollator:
     def __init__(self, model: SSLModel, views: list[dict]):
         config = model.config
         self.input_names = input_names(model, views)
-        self.normalize = Normalize(config.image_mean, config.image_std, build_views(views, config.image_size))
+        built_views = build_views(views, config.image_size)
+        note_masks(model, built_views)
+        self.normalize = Normalize(config.image_mean, config.image_std, built_views)
 
     def __call__(self, samples: list[dict]) -> dict:
         batch = self.normalize(collate(samples))

@@ -23,7 +23,7 @@ class StopSignals:
     def __init__(self, accelerator: Accelerator):
         self.accelerator = accelerator
         self.received, self.received_at = 0, 0.0
-        self.last_flags: torch.Tensor | None = None
+        self.last: tuple[torch.Tensor, torch.Event | None] | None = None  # of all processes, and when it has arrived
         self.handlers: dict = {}
 
     def __enter__(self) -> None:
@@ -45,9 +45,17 @@ class StopSignals:
         """
         if self.accelerator.num_processes == 1:
             return self.received
-        flags = torch.full((1,), self.received, device=self.accelerator.device)
-        last, self.last_flags = self.last_flags, gather(flags)
-        return 0 if last is None else int(last.max())
+        device, last = self.accelerator.device, self.last
+        largest = gather(torch.full((1,), self.received, device=device)).max().to("cpu", non_blocking=True)
+        # Of this step; without it a device would be waited for until it has done the next one, too.
+        event = None if device.type == "cpu" else torch.get_device_module(device).current_stream().record_event()
+        self.last = largest, event
+        if last is None:
+            return 0
+        largest, event = last
+        if event is not None:
+            event.synchronize()
+        return int(largest)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()

@@ -33,6 +33,7 @@ from ..distributed import average_batchnorm_statistics, synchronize_batchnorm
 from ..evaluation.evaluators import describe_metrics
 from ..hub.publishing import check_can_push, publish
 from ..lifecycle import FeatureTable, Progress
+from ..modeling_masked_image import MaskedPatchModel
 from ..modeling_utils import SSLModel
 from ..modules.backbones import is_convolutional
 from ..modules.clustering import normalized_mutual_information
@@ -122,6 +123,7 @@ class SSLTrainer:
             config.image_size, config.image_mean, config.image_std, args.eval_crop_ratio
         )
         built_views = build_views(views, config.image_size)
+        note_masks(model, built_views)
         self.normalize = Normalize(config.image_mean, config.image_std, built_views).to(self.accelerator.device)
         self.loader = build_train_loader(
             train_dataset,
@@ -194,7 +196,7 @@ class SSLTrainer:
         if args.gradient_checkpointing:
             model.gradient_checkpointing_enable()
         if args.torch_compile:
-            model.compile()
+            model.loss = torch.compile(model.loss)  # features, of batches of other sizes, are quicker to have without
         device = self.accelerator.device
         model.to(device)
         use_channels_last(model, device)
@@ -500,6 +502,8 @@ class SSLTrainer:
         self.checkpoints.wait()
         # What the caller goes on with: safetensors, for one, takes no other format.
         nn.Module.to(self.model, memory_format=torch.contiguous_format)
+        if self.args.torch_compile:
+            del self.model.loss  # a copy of the model would call that of this one
         if self.is_main:
             write_results(
                 self.model,
@@ -658,6 +662,13 @@ def input_names(model: SSLModel, views: list[dict]) -> list[str]:
             f"{type(model).__name__} does not take {name}: leave the key {INPUT_KEYS[name]!r} out of the recipe's views"
         )
     return ["pixel_values", *(name for name in parameters if name in {"indices", *made})]
+
+
+def note_masks(model: SSLModel, views: list[View]) -> None:
+    """Tells a masked-image model how many patches the masks of its views remove, so that no step has to look."""
+    for view in views:
+        if isinstance(model, MaskedPatchModel) and getattr(view, "mask", None) is not None:
+            model.num_masked_patches = view.mask.count
 
 
 def _to_device(batch: dict, device: torch.device) -> dict:

@@ -18,7 +18,8 @@ _MAX_TRIES = 1000
 
 
 def build_mask(mask: Mapping, where: str, size: int) -> "RandomMask | AlignedMask | BlockwiseMask":
-    """Read the `mask` of a view of `size` pixels; what is built draws masks `(B, num_patches)`, one for each of its `Draws`.
+    """Read the `mask` of a view of `size` pixels; what is built draws masks `(B, num_patches)`, one for each of its `Draws`,
+    with `count` masked patches each.
 
     * `kind`: "random", "aligned" or "blockwise".
     * `patch`: pixels of a patch's edge (default 16).
@@ -75,10 +76,11 @@ class AlignedMask:
                 f"a size of {size}."
             )
         self.cells, self.patches_a_cell = size // cell, cell // patch
-        self.count = _share(mask, where, self.cells**2, "cells", 0.6)
+        self.num_cells = _share(mask, where, self.cells**2, "cells", 0.6)
+        self.count = self.num_cells * self.patches_a_cell**2
 
     def draw(self, draws: Draws) -> np.ndarray:
-        cells = _draw_some(draws, self.cells**2, self.count).reshape(-1, self.cells, self.cells)
+        cells = _draw_some(draws, self.cells**2, self.num_cells).reshape(-1, self.cells, self.cells)
         return cells.repeat(self.patches_a_cell, 1).repeat(self.patches_a_cell, 2).reshape(len(draws), -1)
 
 
