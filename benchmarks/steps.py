@@ -89,9 +89,7 @@ VITS = ("MAE", "MoCo v3")
 def build_ours(algorithm: str, sizes: Sizes) -> nn.Module:
     config_class = CONFIG_MAPPING[algorithm.lower().replace(" ", "")]
     backbone = {"model_type": "vit", **sizes.vit} if algorithm in VITS else RESNETS[sizes.resnet]
-    return AutoModelForPreTraining.from_config(
-        config_class(backbone_config=backbone, **our_fields(algorithm, sizes))
-    )
+    return AutoModelForPreTraining.from_config(config_class(backbone_config=backbone, **our_fields(algorithm, sizes)))
 
 
 class PeerMAE(nn.Module):
@@ -369,9 +367,7 @@ def main():
         rows.append(harness.row(algorithm, "ms", times["ours"], times["peer"], peer_name, target=1.0))
         if algorithm not in VITS:
             ours = times["ours, channels last"]
-            rows.append(
-                harness.row(f"{algorithm}, channels last", "ms", ours, times["peer"], peer_name, target=0.85)
-            )
+            rows.append(harness.row(f"{algorithm}, channels last", "ms", ours, times["peer"], peer_name, target=0.85))
     for algorithm in args.algorithms:
         peer_name = "transformers" if algorithm == "MAE" else "lightly"
         side = "ours" if algorithm in VITS else "ours, channels last"
