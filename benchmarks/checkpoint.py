@@ -1,6 +1,6 @@
 """How long a checkpoint holds training up, beside transformers' Trainer.
 
-    python benchmarks/checkpoint.py [--rounds 5]
+    python benchmarks/checkpoint.py [--rounds 3]
 
 The MAE with a ViT-B/16 and the state of AdamW, on the CPU. Ours copies them and writes beside the next steps: what counts is the
 time of the thread that trains. The peer does what transformers' Trainer does: `save_pretrained`, then `torch.save` of the
@@ -29,7 +29,7 @@ SECONDS_PER_GB = 1.2 / 1.34  # the target
 
 
 def main():
-    args = harness.argument_parser(__doc__, rounds=5).parse_args()
+    args = harness.argument_parser(__doc__, rounds=3).parse_args()
     config = MAEConfig()
     model = MAEModel(config)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=True)

@@ -18,7 +18,7 @@ harness.use_one_thread()
 
 
 def main():
-    parser = harness.argument_parser(__doc__, rounds=5)
+    parser = harness.argument_parser(__doc__, rounds=3)
     parser.add_argument("--num_files", type=int, default=100_000)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -1,6 +1,6 @@
 """Starting up, beside what importing torch and transformers takes.
 
-    python benchmarks/startup.py [--rounds 5]
+    python benchmarks/startup.py [--rounds 3]
 
 Each command is a new process, in turn with the peer's, in the processor's time. A first model is a ResNet-50: SimCLR's of ours, the
 plain one of transformers.
@@ -24,14 +24,14 @@ COMMANDS = {  # ours, and the code of the peer's
 
 
 def main():
-    args = harness.argument_parser(__doc__, rounds=5).parse_args()
+    args = harness.argument_parser(__doc__, rounds=3).parse_args()
     rows = []
     for name, (ours, peer) in COMMANDS.items():
         sides = {
             side: lambda words=words: harness.command_cpu_seconds([sys.executable, *words])
             for side, words in (("ours", ours), ("peer", ["-c", peer]))
         }
-        times = harness.in_turn(sides, args.rounds)
+        times = harness.in_turn(sides, args.rounds, warm_up=0)
         rows.append(harness.row(name, "s", times["ours"], times["peer"], "torch and transformers"))
     harness.save("startup", __doc__, rows)
 

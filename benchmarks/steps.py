@@ -1,7 +1,7 @@
 """A training step beside lightly's and transformers'.
 
     pip install -r benchmarks/requirements.txt
-    python benchmarks/steps.py [--algorithms MAE DenseCL] [--rounds 10]
+    python benchmarks/steps.py [--algorithms MAE DenseCL] [--rounds 5]
 
 Forward, backward, optimizer and teacher on random images, batches of 16 at 96 pixels. The peer of MAE is transformers' ViTMAE;
 that of the others is put together from lightly's heads and losses around torchvision's ResNet-50 (MoCo v3: transformers'
@@ -20,7 +20,7 @@ import harness
 harness.use_one_thread()
 
 import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402, N812
+import torch.nn.functional as F  # noqa: E402
 import torchvision  # noqa: E402
 from torch import nn  # noqa: E402
 from transformers import AutoModelForPreTraining, ViTConfig, ViTMAEConfig, ViTMAEForPreTraining, ViTModel  # noqa: E402
@@ -352,7 +352,7 @@ def step_memory(algorithm: str, side: str, sizes: Sizes) -> float:
 
 
 def main():
-    parser = harness.argument_parser(__doc__, rounds=10)
+    parser = harness.argument_parser(__doc__, rounds=5)
     parser.add_argument("--algorithms", nargs="+", choices=ALGORITHMS, default=ALGORITHMS)
     args = parser.parse_args()
     sizes, rows = Sizes(), []

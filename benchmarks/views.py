@@ -1,7 +1,7 @@
 """Rendering the views of an image beside lightly's transforms.
 
     pip install -r benchmarks/requirements.txt
-    python benchmarks/views.py [--rounds 7]
+    python benchmarks/views.py [--rounds 5]
 
 From JPEG bytes to tensors: both sides decode an image once and render all its views, 20 images a measurement, in turn on one
 thread, in the processor's time. The images are the two photos that come with scikit-learn, 640 x 427 pixels, and the same at
@@ -43,7 +43,7 @@ IMAGES_A_ROUND = 20
 
 
 def main():
-    args = harness.argument_parser(__doc__, rounds=7).parse_args()
+    args = harness.argument_parser(__doc__, rounds=5).parse_args()
     torch.set_num_threads(1)
     rows = []
     for width in (640, 320):
