@@ -54,16 +54,16 @@ def extract_sources(commit: str, folder: Path) -> None:
     shutil.unpack_archive(archive, folder, filter="data")
 
 
-def make_images(folder: Path, number: int = 2048) -> Path:
+def make_images(folder: Path, number: int = 2048, size: int = 32) -> Path:
     import numpy as np
     from PIL import Image
     from sklearn.datasets import load_sample_images
 
     generator, photos = np.random.default_rng(0), load_sample_images().images
     for index in range(number):
-        top, left = generator.integers(0, 427 - 128), generator.integers(0, 640 - 128)
-        crop = Image.fromarray(photos[index % 2][top : top + 128, left : left + 128])
-        crop.resize((32, 32)).save(folder / f"{index:05}.jpg", quality=95)
+        top, left = generator.integers(0, 427 - 224), generator.integers(0, 640 - 224)
+        crop = Image.fromarray(photos[index % 2][top : top + 224, left : left + 224])
+        crop.resize((size, size)).save(folder / f"{index:05}.jpg", quality=95)
     return folder
 
 
