@@ -34,7 +34,6 @@ RUNS = {
     "Barlow Twins ViT-S/16": ("barlowtwins-resnet50-300e", VIT_SMALL),
 }
 PUBLISHED = {"Barlow Twins ViT-S/16": 871}  # images a second
-STEPS_SKIPPED, STEPS_A_LINE = 30, 10
 
 
 def main():
@@ -79,11 +78,13 @@ def make_images(folder: Path, toy: bool) -> Path:
 def measure_run(name: str, recipe: str, backbone: dict, dataset, on_device: bool, args) -> list[dict]:
     overrides = {f"backbone_config.{key}": value for key, value in backbone.items()}
     if args.toy:
-        small = {"num_hidden_layers": 2} if backbone else {"depths": "[1,1,1,1]", "hidden_sizes": "[8,16,32,64]"}
-        overrides |= {f"backbone_config.{key}": value for key, value in small.items()} | {"projection_hidden_size": 64}
+        small = {"num_hidden_layers": 2} if backbone else {"depths": "[1,1,1,1]", "hidden_sizes": "[64,128,256,512]"}
+        overrides |= {f"backbone_config.{key}": value for key, value in small.items()} | {
+            "projection_hidden_size": 64,
+            "projection_size": 64,
+        }
     has_gpu = torch.cuda.is_available()
-    lines = 2 if args.toy else 10
-    skipped = STEPS_A_LINE if args.toy else STEPS_SKIPPED
+    steps_a_line, skipped, lines = (1, 1, 2) if args.toy else (10, 30, 10)
     with tempfile.TemporaryDirectory() as output:
         if has_gpu:
             torch.cuda.reset_peak_memory_stats()
@@ -94,9 +95,9 @@ def measure_run(name: str, recipe: str, backbone: dict, dataset, on_device: bool
                 output_dir=str(Path(output, "out")),
                 config_overrides=",".join(f"{key}={value}" for key, value in overrides.items()) or None,
                 per_device_train_batch_size=4 if args.toy else 256,
-                max_train_steps=skipped + lines * STEPS_A_LINE,
+                max_train_steps=skipped + lines * steps_a_line,
                 warmup_steps=0,
-                logging_steps=STEPS_A_LINE,
+                logging_steps=steps_a_line,
                 checkpointing_steps="1000000",
                 evaluation="[]",
                 mixed_precision="bf16" if has_gpu else "no",
