@@ -1,4 +1,4 @@
-"""kNN classification beside faiss and scikit-learn.
+"""kNN classification beside faiss.
 
     python benchmarks/knn.py [--num_train 50000] [--num_test 10000] [--dimensions 512]
 
@@ -25,11 +25,10 @@ def main():
     if max(accuracies) - min(accuracies) > 0.001:
         raise RuntimeError(f"the sides find different neighbors: accuracies {min(accuracies)} to {max(accuracies)}")
     label, rows = f"{args.num_train:,} x {args.num_test:,} x {args.dimensions}", []
-    for peer in ("faiss", "scikit-learn"):
-        for column, (what, unit) in enumerate((("time", "s"), ("memory", "MiB"))):
-            ours, theirs = ([value[column] for value in results[name]] for name in ("ssl_hub", peer))
-            target = 1.0 if (peer, what) == ("faiss", "time") else None
-            rows.append(harness.row(f"{label}, {what}", unit, ours, theirs, peer, target=target))
+    for column, (what, unit) in enumerate((("time", "s"), ("memory", "MiB"))):
+        ours, theirs = ([value[column] for value in results[name]] for name in CLASSIFIERS)
+        target = 1.0 if what == "time" else None
+        rows.append(harness.row(f"{label}, {what}", unit, ours, theirs, "faiss", target=target))
     harness.save("knn", __doc__, rows)
 
 
@@ -79,17 +78,7 @@ def faiss(train, test) -> float:
     return float((scores.argmax(1) == test[1].numpy()).mean())
 
 
-def scikit_learn(train, test) -> float:
-    import numpy as np
-    from sklearn.neighbors import KNeighborsClassifier
-    from sklearn.preprocessing import normalize
-
-    classifier = KNeighborsClassifier(20, weights=lambda distances: np.exp((1 - distances) / 0.07), metric="cosine")
-    classifier.fit(normalize(train[0].numpy()), train[1].numpy())
-    return float(classifier.score(normalize(test[0].numpy()), test[1].numpy()))
-
-
-CLASSIFIERS = {"ssl_hub": ssl_hub, "faiss": faiss, "scikit-learn": scikit_learn}
+CLASSIFIERS = {"ssl_hub": ssl_hub, "faiss": faiss}
 
 if __name__ == "__main__":
     main()

@@ -33,7 +33,7 @@ WIDTH = "backbone_config.embedding_size=4,backbone_config.hidden_sizes=[4,8,16,3
 def main():
     parser = harness.argument_parser(__doc__, rounds=3)
     parser.add_argument("--images", type=Path, help="a folder of JPEG files; made if not given")
-    parser.add_argument("--baseline", help="a commit of ssl_hub to compare with")
+    parser.add_argument("--baseline", default="8614b10", help="a commit of ssl_hub to compare with; '' for none")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as made, tempfile.TemporaryDirectory() as tree:
         folder = args.images or make_images(Path(made))
