@@ -20,8 +20,8 @@ PLOT = harness.RESULTS / "ratios.png"
 HEADER = """# Benchmarks
 
 Written by `python benchmarks/run.py` from the JSON files in `results/`; what is wrong here is wrong there. A ratio is
-ssl_hub / peer, below 1 is quicker or smaller. Numbers are medians, in brackets the quartiles (of three rounds or fewer, the
-smallest and the largest). A target is met if the median is at or below it; "within noise" says that the target lies between
+ssl_hub / peer, below 1 is quicker or smaller. Numbers are medians, in brackets the quartiles of the ratios (of three rounds
+or fewer, the smallest and the largest). A target is met if the median is at or below it; "within noise" says that the target lies between
 the quartiles, "**missed**" that it does not.
 
     pip install -r benchmarks/requirements.txt
@@ -77,7 +77,7 @@ def _render_table(result: dict) -> str:
         target = ""
         if "target" in row:
             target = f"{row['target']}" if row["target_of"] == "ratio" else f"{row['target']} {unit}"
-        cells = [row["name"], f"{_with_quartiles(row['ours'])} {unit}", peer, ratio, target, verdict(row)]
+        cells = [row["name"], f"{_number(row['ours']['median'])} {unit}", peer, ratio, target, verdict(row)]
         lines.append(f"| {' | '.join(cells)} |")
     hardware, versions = (", ".join(f"{k} {v}" for k, v in result[name].items()) for name in ("hardware", "versions"))
     return "\n".join([*lines, "", f"{result['date']}; {hardware}; {versions}.", ""])
