@@ -1,50 +1,39 @@
-"""Time and memory of the kNN classification beside those of faiss and scikit-learn, on random features.
+"""kNN classification beside faiss.
 
     python benchmarks/knn.py [--num_train 50000] [--num_test 10000] [--dimensions 512]
 
-Each runs in a process of its own, in turn, three times; the medians are printed, and their ratios to faiss. The memory
-is what is held at most beside the features themselves. All find the 20 most similar of L2-normalised features and let
-them vote.
+The 20 most similar of random L2-normalised features vote. Each side runs in a process of its own, in turn, one thread, in the
+processor's time; memory is what is held at most beside the features. A run in which the accuracies differ by more than
+0.1 points is an error.
 """
 
-import argparse
-import multiprocessing
-import resource
-import statistics
-import time
+import harness
+
+harness.use_one_thread()
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.argument_parser(__doc__, rounds=3)
     parser.add_argument("--num_train", type=int, default=50_000)
     parser.add_argument("--num_test", type=int, default=10_000)
     parser.add_argument("--dimensions", type=int, default=512)
     args = parser.parse_args()
-    context = multiprocessing.get_context("spawn")
-    results: dict[str, list] = {name: [] for name in CLASSIFIERS}
-    for _ in range(3):
-        for name, values in results.items():
-            receiver, sender = context.Pipe(duplex=False)
-            process = context.Process(
-                target=measure, args=(name, args.num_train, args.num_test, args.dimensions, sender)
-            )
-            process.start()
-            values.append(receiver.recv())
-            process.join()
-    medians = {
-        name: [statistics.median(value[column] for value in values) for column in range(3)]
-        for name, values in results.items()
-    }
-    faiss_seconds, faiss_memory, _ = medians["faiss"]
-    print(f"{'':13}{'time':>9}{'ratio':>8}{'memory':>11}{'ratio':>8}  accuracy")
-    for name, (seconds, memory, accuracy) in medians.items():
-        print(
-            f"{name:13}{seconds:7.2f} s{seconds / faiss_seconds:8.2f}{memory:7.0f} MiB{memory / faiss_memory:8.2f}"
-            f"  {accuracy:.4f}"
-        )
+    sizes = (args.num_train, args.num_test, args.dimensions)
+    sides = {name: lambda name=name: harness.apart(measure, name, *sizes) for name in CLASSIFIERS}
+    results = harness.in_turn(sides, args.rounds, warm_up=0)
+    accuracies = [accuracy for values in results.values() for _, _, accuracy in values]
+    if max(accuracies) - min(accuracies) > 0.001:
+        raise RuntimeError(f"the sides find different neighbors: accuracies {min(accuracies)} to {max(accuracies)}")
+    label, rows = f"{args.num_train:,} x {args.num_test:,} x {args.dimensions}", []
+    for column, (what, unit) in enumerate((("time", "s"), ("memory", "MiB"))):
+        ours, theirs = ([value[column] for value in results[name]] for name in CLASSIFIERS)
+        target = 1.0 if what == "time" else None
+        rows.append(harness.row(f"{label}, {what}", unit, ours, theirs, "faiss", target=target))
+    harness.save("knn", __doc__, rows)
 
 
-def measure(name: str, num_train: int, num_test: int, dimensions: int, sender) -> None:
+def measure(name: str, num_train: int, num_test: int, dimensions: int) -> tuple[float, float, float]:
+    """Seconds, MiB and the accuracy."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
@@ -54,12 +43,17 @@ def measure(name: str, num_train: int, num_test: int, dimensions: int, sender) -
     for part, part_labels in zip(features.split(1000), labels.split(1000), strict=True):  # which takes no memory beside
         part.normal_(generator=generator).add_(centers[part_labels], alpha=0.15)
     train, test = (features[:num_train], labels[:num_train]), (features[num_train:], labels[num_train:])
-    CLASSIFIERS[name]((train[0][:1000], train[1][:1000]), (test[0][:10], test[1][:10]))  # loads the libraries
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    start = time.perf_counter()
-    accuracy = CLASSIFIERS[name](train, test)
-    seconds = time.perf_counter() - start
-    sender.send((seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024, accuracy))
+    classify = CLASSIFIERS[name]
+    classify((train[0][:1000], train[1][:1000]), (test[0][:10], test[1][:10]))  # loads the libraries
+    found = []
+    seconds = 0.0
+
+    def run() -> None:
+        nonlocal seconds
+        seconds = harness.cpu_seconds(lambda: found.append(classify(train, test)))
+
+    memory = harness.added_memory(run)
+    return seconds, memory, found[0]
 
 
 def ssl_hub(train, test) -> float:
@@ -84,17 +78,7 @@ def faiss(train, test) -> float:
     return float((scores.argmax(1) == test[1].numpy()).mean())
 
 
-def scikit_learn(train, test) -> float:
-    import numpy as np
-    from sklearn.neighbors import KNeighborsClassifier
-    from sklearn.preprocessing import normalize
-
-    classifier = KNeighborsClassifier(20, weights=lambda distances: np.exp((1 - distances) / 0.07), metric="cosine")
-    classifier.fit(normalize(train[0].numpy()), train[1].numpy())
-    return float(classifier.score(normalize(test[0].numpy()), test[1].numpy()))
-
-
-CLASSIFIERS = {"ssl_hub": ssl_hub, "faiss": faiss, "scikit-learn": scikit_learn}
+CLASSIFIERS = {"ssl_hub": ssl_hub, "faiss": faiss}
 
 if __name__ == "__main__":
     main()

@@ -1,19 +1,21 @@
-"""Views a second and core beside lightly's transforms of the same recipes, from JPEG bytes to tensors.
+"""Rendering the views of an image beside lightly's transforms.
 
     pip install -r benchmarks/requirements.txt
-    python benchmarks/views.py [--repeats 5]
+    python benchmarks/views.py [--rounds 5]
 
-The images are the two photos that come with scikit-learn, 640 x 427 pixels, and the same at 320 x 214. Both sides decode
-an image once and render all its views on one core, a batch at a time, in turn; medians are printed, with their range.
+From JPEG bytes to tensors: both sides decode an image once and render all its views, 20 images a measurement, in turn on one
+thread, in the processor's time. The images are the two photos that come with scikit-learn, 640 x 427 pixels, and the same at
+320 x 214.
 """
 
-import argparse
 import io
-import statistics
-import time
 
-import torch
-from lightly.transforms import (
+import harness
+
+harness.use_one_thread()
+
+import torch  # noqa: E402
+from lightly.transforms import (  # noqa: E402
     BYOLTransform,
     DenseCLTransform,
     MAETransform,
@@ -21,12 +23,12 @@ from lightly.transforms import (
     SimCLRTransform,
     SwaVTransform,
 )
-from PIL import Image
-from sklearn.datasets import load_sample_images
+from PIL import Image  # noqa: E402
+from sklearn.datasets import load_sample_images  # noqa: E402
 
-from ssl_hub.data.loading import ViewDataset
-from ssl_hub.data.views import build_views
-from ssl_hub.training.recipes import load_recipe
+from ssl_hub.data.loading import ViewDataset  # noqa: E402
+from ssl_hub.data.views import build_views  # noqa: E402
+from ssl_hub.training.recipes import load_recipe  # noqa: E402
 
 PEERS = {
     "simclr-resnet50-200e": SimCLRTransform,
@@ -41,29 +43,37 @@ IMAGES_A_ROUND = 20
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5)
-    args = parser.parse_args()
+    args = harness.argument_parser(__doc__, rounds=5).parse_args()
     torch.set_num_threads(1)
-    print(f"{'recipe':28}{'image':>10}{'ssl_hub':>12}{'lightly':>12}   lightly / ssl_hub")
+    rows = []
     for width in (640, 320):
         files = [encode(pixels, width) for pixels in load_sample_images().images]
-        rows = [{"image": {"bytes": file, "path": None}} for file in files]
         for name, peer_class in PEERS.items():
-            dataset, peer = ViewDataset(rows, build_views(load_recipe(name).views, 224), seed=0), peer_class()
-            sides = (
-                lambda dataset=dataset: dataset.__getitems__([(i, i % 2) for i in range(IMAGES_A_ROUND)]),
-                lambda peer=peer, files=files: [
-                    peer(Image.open(io.BytesIO(files[i % 2])).convert("RGB")) for i in range(IMAGES_A_ROUND)
-                ],
+            times = harness.in_turn(build_sides(name, peer_class(), files), args.rounds)
+            target = 1 / 1.8 if name.startswith("mae") else 0.5
+            label = f"{name.split('-')[0]}, {width} pixels"
+            rows.append(
+                harness.row(label, "ms", times["ssl_hub"], times["lightly"], "lightly", target=round(target, 3))
             )
-            pairs = [[seconds(side) for side in sides] for _ in range(args.repeats + 1)][1:]
-            ratios = [theirs / ours for ours, theirs in pairs]
-            mine, others = (statistics.median(column) * 1e3 for column in zip(*pairs, strict=True))
-            print(
-                f"{name:28}{width:>10}{mine:9.2f} ms{others:9.2f} ms{statistics.median(ratios):11.2f}"
-                f" ({min(ratios):.2f} to {max(ratios):.2f})"
-            )
+    harness.save("views", __doc__, rows)
+
+
+def build_sides(recipe: str, peer, files: list[bytes]) -> dict:
+    """Milliseconds an image, all of its views."""
+    rows = [{"image": {"bytes": file, "path": None}} for file in files]
+    dataset = ViewDataset(rows, build_views(load_recipe(recipe).views, 224), seed=0)
+
+    def ours() -> None:
+        dataset.__getitems__([(i, i % 2) for i in range(IMAGES_A_ROUND)])
+
+    def theirs() -> None:
+        for i in range(IMAGES_A_ROUND):
+            peer(Image.open(io.BytesIO(files[i % 2])).convert("RGB"))
+
+    return {
+        name: lambda render=render: 1e3 * harness.cpu_seconds(render) / IMAGES_A_ROUND
+        for name, render in (("ssl_hub", ours), ("lightly", theirs))
+    }
 
 
 def encode(pixels, width: int) -> bytes:
@@ -72,13 +82,6 @@ def encode(pixels, width: int) -> bytes:
     file = io.BytesIO()
     image.save(file, "JPEG", quality=90)
     return file.getvalue()
-
-
-def seconds(render) -> float:
-    """An image, all of its views."""
-    start = time.perf_counter()
-    render()
-    return (time.perf_counter() - start) / IMAGES_A_ROUND
 
 
 if __name__ == "__main__":
