@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoModel, AutoModelForPreTraining
 
-from ssl_hub import modeling_masked_image
+from ssl_hub import SimCLRConfig, SimCLRModel, modeling_masked_image
 from ssl_hub.data.datasets import load_image_dataset
 from ssl_hub.modeling_utils import SSLModel
 from ssl_hub.models.mae import modeling_mae
@@ -25,7 +25,7 @@ from ssl_hub.training.checkpointing import list_checkpoints
 from ssl_hub.training.recipes import Recipe, load_recipe
 from ssl_hub.training.run_log import NonFiniteLossError
 from ssl_hub.training.timing import TIMINGS
-from ssl_hub.training.trainer import SSLTrainer
+from ssl_hub.training.trainer import SSLTrainer, use_channels_last
 
 ROOT = Path(__file__).parents[2]
 RECIPE = Recipe(
@@ -491,6 +491,15 @@ def train_with_batches_of(batch_size, output_dir):
     save_file({"features": table.features}, f"{output_dir}-features-{process}.safetensors")
     trainer.train()
     return trainer.model, process
+
+
+def test_narrow_convolutions_keep_their_layout_on_a_cpu():
+    """The gradient of one of 8 channels and stride 2 would end the process."""
+    backbone = {"model_type": "resnet", "hidden_sizes": [8, 16], "depths": [1, 1], "embedding_size": 8}
+    config = SimCLRConfig(image_size=224, backbone_config={**backbone, "layer_type": "basic"})
+    model = SimCLRModel(config)
+    use_channels_last(model, torch.device("cpu"))
+    model([torch.randn(8, 3, 224, 224)] * 2, mode="loss").loss.backward()
 
 
 def test_two_processes_are_one_with_the_whole_batch(tmp_path, monkeypatch):

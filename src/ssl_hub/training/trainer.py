@@ -625,8 +625,13 @@ def seed_generators(device: torch.device, seed: int, stream: int, number: int, p
 
 
 def use_channels_last(model: nn.Module, device: torch.device) -> None:
-    """Lays the weights of a convolutional model out as its device computes fastest; its images follow by themselves."""
-    if device.type in ("cpu", "cuda") and is_convolutional(model.backbone):
+    """Lays the weights of a convolutional model out as its device computes fastest; its images follow by themselves.
+
+    On a CPU not those with a narrow 1x1 convolution of stride 2: its gradient ends the process (oneDNN, torch 2.14).
+    """
+    layers = [layer for layer in model.backbone.modules() if isinstance(layer, nn.Conv2d)]
+    crashes = any(each.in_channels < 16 and each.kernel_size == (1, 1) and each.stride != (1, 1) for each in layers)
+    if is_convolutional(model.backbone) and (device.type == "cuda" or (device.type == "cpu" and not crashes)):
         model.to(memory_format=torch.channels_last)
 
 
