@@ -15,6 +15,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -48,6 +49,7 @@ COLUMNS = {
     "steps": lambda r: r["steps"],
     "epochs": lambda r: f"{r['steps'] * r['batch_size'] / r['num_images']:.1f}",
     "seconds": lambda r: f"{r['seconds']:.0f}",
+    "images/s": lambda r: f"{r['steps'] * r['batch_size'] / r['seconds']:.0f}",
     "MB": lambda r: r["memory_mb"],
     "kNN": _percent("knn_accuracy"),
     "linear probe": _percent("linear_probe_accuracy"),
@@ -92,9 +94,9 @@ def measure(description: str, args: argparse.Namespace) -> None:
 
     memory = peak_memory_mb()
     with tempfile.TemporaryDirectory() as folder:
-        seconds_of(build(1, Path(folder, "first")).train)  # imports and first allocations, which no later run has
-        times = [seconds_of(build(steps, Path(folder, str(steps))).train) for steps in (1, 5)]
-        steps = max(10, round(args.seconds * 4 / (times[1] - times[0])))
+        seconds_of(build(2, Path(folder, "first")).train)  # imports and first allocations, which no later run has
+        times = [seconds_of(build(steps, Path(folder, str(steps))).train) for steps in (4, 24)]
+        steps = round(args.seconds * 20 / (times[1] - times[0]))
         trainer = build(steps, Path(folder, "run"))
         before = evaluate(trainer.model, trainer.image_processor, splits)
         seconds = seconds_of(trainer.train)
@@ -147,8 +149,14 @@ def peak_memory_mb() -> float:
 
 
 def markdown(results: list[dict]) -> str:
-    rows = [list(COLUMNS), ["---"] * len(COLUMNS), *([str(show(r)) for show in COLUMNS.values()] for r in results)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    """A table a dataset, the best kNN accuracy first."""
+    tables = []
+    for dataset, group in groupby(sorted(results, key=lambda r: r["dataset"]), key=lambda r: r["dataset"]):
+        ordered = sorted(group, key=lambda r: -r["after"]["knn_accuracy"])
+        rows = [list(COLUMNS), ["---"] * len(COLUMNS), *([str(show(r)) for show in COLUMNS.values()] for r in ordered)]
+        table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+        tables.append(f"{dataset}; kNN of raw pixels {100 * ordered[0]['pixels']['knn_accuracy']:.1f} %:\n\n{table}")
+    return "\n\n".join(tables)
 
 
 if __name__ == "__main__":

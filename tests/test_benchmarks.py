@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from ssl_hub.training.recipes import load_recipe
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -22,6 +24,17 @@ def test_readme_is_rendered_from_the_results(run):
 def test_every_table_has_a_script_and_every_result_a_table(run):
     assert all((BENCHMARKS / f"{table}.py").is_file() for table in run.TABLES)
     assert {path.stem for path in run.harness.RESULTS.glob("*.json")} <= set(run.TABLES)
+
+
+def test_what_small_data_measured_is_what_docs_and_recipes_say(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    results = [json.loads(line) for line in (BENCHMARKS / "results" / "small_data.jsonl").read_text().splitlines()]
+    table = importlib.import_module("small_data").markdown(results)
+    assert table in (BENCHMARKS.parent / "docs" / "small_data.md").read_text()
+    for result in results:
+        if result["dataset"].startswith("Imagenette") and not result["changes"]:
+            before, after = (100 * result[when]["knn_accuracy"] for when in ("before", "after"))
+            assert f"kNN {before:.1f} -> {after:.1f} %" in load_recipe(result["recipe"]).results["measured"]
 
 
 @pytest.mark.parametrize(

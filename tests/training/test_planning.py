@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from accelerate.state import AcceleratorState
 from loopback_hub import client_environment, loopback_hub
 from PIL import Image
@@ -248,3 +249,19 @@ def test_a_length_that_fits():
 )
 def test_where_images_are_kept(device, waits, epochs, size, chosen):
     assert choose_loading(device, waits, epochs, size, free=16 * 2**30, free_on_device=8 * 2**30)[:2] == chosen
+
+
+@pytest.mark.parametrize(
+    ("given", "channels"),
+    [
+        ({}, 128),
+        ({"config_overrides": "backbone_config.hidden_sizes=[32,64,128,256]"}, 256),
+        ({"model_name_or_path": "pretrained"}, 512),
+    ],
+)
+def test_a_new_resnet_is_narrow_on_a_cpu(tmp_path, given, channels):
+    planner = planning._Planner(str(tmp_path), {"output_dir": str(tmp_path / "out"), **given})
+    planner.device = torch.device("cpu")
+    planner._choose_width()
+    config = planner.recipe.build_config(planner.values.get("config_overrides"))
+    assert config.backbone_config.hidden_sizes[-1] == channels

@@ -34,6 +34,8 @@ _MIN_IMAGES, _FEW_IMAGES = 32, 10_000
 # Pixels to which smaller images are blown up, of which a ResNet leaves 2 x 2 places; and at most on a CPU, where 96 would
 # halve the epochs that there is time for.
 _MIN_SIZE = _CPU_SIZE = 64
+# By what a new ResNet of more channels than these is narrower on a CPU, see docs/small_data.md.
+_CPU_NARROWER, _CPU_CHANNELS = 4, 128
 _MIN_STEPS_PER_EPOCH = 4
 # Seconds of a run whose length was not given.
 _CPU_BUDGET, _BUDGET = 20 * 60, 60 * 60
@@ -193,6 +195,7 @@ class _Planner:
         self._say("recipe", self.recipe.name, "a method for any images, on one device", asked=("recipe",))
         self._choose_image_size()
         self._choose_weights()
+        self._choose_width()
 
     def _choose_image_size(self) -> None:
         overrides = self.values.get("config_overrides") or ""
@@ -222,6 +225,24 @@ class _Planner:
         return self._say(
             "weights", name, f"{self.num_train:,} images are few; --model_name_or_path none is from scratch"
         )
+
+    def _choose_width(self) -> None:
+        """On a CPU, that of a network which sees the images often enough to learn something in the time."""
+        overrides = self.values.get("config_overrides") or ""
+        backbone = self.recipe.build_config(overrides).backbone_config
+        is_new = self.values.get("model_name_or_path", "none") == "none"
+        if self.device.type != "cpu" or backbone.model_type != "resnet" or not is_new:
+            return
+        if "backbone_config" in parse_overrides(overrides):
+            return self._say("width", f"{backbone.hidden_sizes[-1]} channels", "as you said")
+        own, narrow = backbone.hidden_sizes, [width // _CPU_NARROWER for width in backbone.hidden_sizes]
+        if own[-1] <= _CPU_CHANNELS:
+            return self._say("width", f"{own[-1]} channels", "that of the recipe")
+        fields = {"hidden_sizes": narrow, "embedding_size": backbone.embedding_size // _CPU_NARROWER}
+        changes = [f"backbone_config.{name}={_compact(value)}" for name, value in fields.items()]
+        self.values["config_overrides"] = ",".join(filter(None, (overrides, *changes)))
+        why = f"with the {own[-1]} of the recipe a CPU sees few images; --config_overrides backbone_config.hidden_sizes"
+        return self._say("width", f"{narrow[-1]} channels", f"{why}={_compact(own)} has them")
 
     def choose_batch(self) -> None:
         batch = own = self.recipe.training.get("per_device_train_batch_size", 256)
@@ -370,6 +391,11 @@ def choose_precision(device: torch.device) -> tuple[str, str]:
     if torch.cuda.is_bf16_supported(including_emulation=False):
         return "bf16", f"{name} has it"
     return "fp16", f"{name} has no bf16"
+
+
+def _compact(value: object) -> str:
+    """For a command line, where a space would end an argument."""
+    return json.dumps(value, separators=(",", ":"))
 
 
 def find_pretrained(recipe: Recipe, overrides: str | None = None) -> tuple[str | None, str]:

@@ -66,7 +66,7 @@ class Timing:
         images = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps / self.step_seconds
         where = "memory" if self.device == "cpu" else f"{self.device} memory"
         parts = [
-            f"about {format_seconds(total)}",
+            f"about {round(total / 60)} minutes" if 120 <= total < 3600 else f"about {format_seconds(total)}",
             f"{self.memory / 2**30:.1f} GiB of {where}",
             f"{images:.0f} images a second",
         ]
