@@ -233,7 +233,7 @@ class _Planner:
         is_new = self.values.get("model_name_or_path", "none") == "none"
         if self.device.type != "cpu" or backbone.model_type != "resnet" or not is_new:
             return
-        if "backbone_config" in parse_overrides(overrides):
+        if overrides and "backbone_config" in parse_overrides(overrides):
             return self._say("width", f"{backbone.hidden_sizes[-1]} channels", "as you said")
         own, narrow = backbone.hidden_sizes, [width // _CPU_NARROWER for width in backbone.hidden_sizes]
         if own[-1] <= _CPU_CHANNELS:
