@@ -12,13 +12,14 @@ from transformers.utils.logging import disable_progress_bar
 
 from ..printing import set_up_logging
 from ..training.arguments import build_arguments, parse_given
-from ..training.planning import Plan, plan_pretraining
-from ..training.pretraining import run_pretraining
-from ..training.rehearsal import estimate_run
 
 
 def main(args: list[str]) -> None:
     given = parse_given(args)
+    from ..training.planning import Plan, plan_pretraining  # not above: --help needs none of it
+    from ..training.pretraining import run_pretraining
+    from ..training.rehearsal import estimate_run
+
     set_up_logging()
     disable_progress_bar()  # the trainer shows one
     is_dry_run = given.pop("dry_run", False)

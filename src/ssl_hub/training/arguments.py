@@ -5,11 +5,10 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from difflib import get_close_matches
-from typing import Literal, get_type_hints
+from typing import TYPE_CHECKING, Literal, get_type_hints
 
 from transformers import HfArgumentParser, SchedulerType
 
-from ..evaluation.evaluators import build_evaluators, check_metric
 from ..field_types import (
     NonNegativeFloat,
     NonNegativeInt,
@@ -21,7 +20,10 @@ from ..field_types import (
     ShareBelowOne,
     check_fields,
 )
-from .recipes import Recipe, load_recipe, read_yaml
+
+# Recipes and evaluators take seconds to import, for which --help and a misspelt argument should not wait.
+if TYPE_CHECKING:
+    from .recipes import Recipe
 
 # Where and how a run is logged, evaluated, saved and shared: of its arguments those that do not change what it trains.
 _NOT_IDENTITY = (
@@ -236,6 +238,8 @@ class PretrainingArguments:
             )
 
         if self.keep_best is not None:
+            from ..evaluation.evaluators import check_metric
+
             try:
                 check_metric(self.keep_best)
             except ValueError as error:
@@ -246,6 +250,9 @@ class PretrainingArguments:
                     "only: give --eval_steps"
                 )
         if self.evaluation is not None:
+            from ..evaluation.evaluators import build_evaluators
+            from .recipes import read_yaml
+
             try:
                 build_evaluators(read_yaml(self.evaluation))
             except ValueError as error:
@@ -265,7 +272,7 @@ class PretrainingArguments:
         }
 
 
-Arguments = tuple[Recipe, ModelArguments, DataArguments, PretrainingArguments]
+Arguments = tuple["Recipe", ModelArguments, DataArguments, PretrainingArguments]
 _CLASSES = (ModelArguments, DataArguments, PretrainingArguments)
 
 
@@ -313,6 +320,8 @@ def _print_help(recipe: str | None) -> None:
     """With the defaults of a recipe, if there is one."""
     parser = _build_parser()
     if recipe is not None:
+        from .recipes import load_recipe
+
         parser.set_defaults(**_recipe_defaults(load_recipe(recipe), has_images=False))
     for action in parser._actions:
         if action.default is None:
@@ -363,6 +372,8 @@ def _build_parser() -> HfArgumentParser:
 
 def build_arguments(recipe: str, **values) -> Arguments:
     """The same of values by name, for callers in Python."""
+    from .recipes import load_recipe
+
     names = {f.name: cls for cls in _CLASSES for f in fields(cls) if f.init}
     for name in values:
         if name not in names:
@@ -378,7 +389,7 @@ def build_arguments(recipe: str, **values) -> Arguments:
     return loaded, model_args, data_args, training_args
 
 
-def _recipe_defaults(recipe: Recipe, has_images: bool) -> dict:
+def _recipe_defaults(recipe: "Recipe", has_images: bool) -> dict:
     names = {f.name for cls in _CLASSES for f in fields(cls)}
     for name in recipe.training:
         if name not in names:
@@ -394,7 +405,7 @@ def _recipe_defaults(recipe: Recipe, has_images: bool) -> dict:
     return defaults
 
 
-def _note_length(args: PretrainingArguments, recipe: Recipe, given: Collection[str]) -> None:
+def _note_length(args: PretrainingArguments, recipe: "Recipe", given: Collection[str]) -> None:
     """Lets the warm-up of a recipe follow the length of the run, unless it was given."""
     if not {"warmup_steps", "warmup_epochs"} & set(given):
         epochs = recipe.training.get("num_train_epochs", PretrainingArguments.num_train_epochs)

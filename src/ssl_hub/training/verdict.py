@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from scipy.stats import kendalltau
-
 from ..evaluation.evaluators import METRICS, accuracy_levels
 from ..evaluation.label_free import describe_collapse
 
@@ -144,6 +142,8 @@ def _loss_between(records: Sequence[Mapping], start: int, stop: int) -> _Loss | 
     if len(losses) < _FEWEST_LINES:
         is_trend = size > _LARGE_CHANGE
     else:
+        from scipy.stats import kendalltau  # it takes a while to import
+
         is_trend = size > _LEAST_CHANGE and kendalltau(range(len(losses)), losses).pvalue < _TREND_LEVEL
     trend = "unclear" if size > _LARGE_CHANGE else "flat"
     if is_trend:
