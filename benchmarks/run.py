@@ -135,7 +135,7 @@ def plot(results: dict[str, dict]) -> None:
     axes.minorticks_off()
     axes.set_yticks(range(len(rows)), [f"{name} ({row['peer_name']})" for name, row in rows], fontsize=7)
     axes.set_ylim(-1, len(rows))
-    axes.set_xlabel("time of ssl_hub / time of the peer; | the target, red where it is missed")
+    axes.set_xlabel("time of ssl_hub / peer; | the target, red if missed")
     axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     figure.savefig(PLOT, dpi=80, metadata={"Software": None})

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import ssl_hub
+from ssl_hub._registration import _CONFIG_MODULES
 
 
 def run(code):
@@ -57,6 +58,13 @@ def test_any_order_of_imports():
             f"    print({make}.base_model_prefix, flush=True)\n    os._exit(0)\nos.wait()\n"
         )
     assert run(code).split() == ["backbone"] * len(ORDERS)
+
+
+def test_registration_waits_for_what_configurations_import():
+    files = Path(ssl_hub.__file__).parent.rglob("configuration_*.py")
+    imports = r"^from (transformers\.models\.\w+\.configuration_\w+) import"
+    imported = {name for file in files for name in re.findall(imports, file.read_text(), re.MULTILINE)}
+    assert imported == set(_CONFIG_MODULES)
 
 
 TINY = (
