@@ -76,7 +76,7 @@ def test_a_step_reads_no_tensor_of_the_device(name, tmp_path, monkeypatch):
         labels = torch.tensor(trainer.train_dataset["label"])
         trainer.run_evaluation.probe = OnlineProbe(labels, 10, 0.1, 16, trainer.accelerator.device)
     trainer.model.train()
-    trainer._train_step([next(iter(trainer.loader))])
+    trainer.train_step([next(iter(trainer.loader))])
     assert all(parameter.is_meta for parameter in trainer.model.parameters())
 
 
@@ -105,7 +105,7 @@ def test_loss_chunk_size(tmp_path):
     trainer._start()
     trainer.model.train()
     sizes.clear()
-    trainer._train_step([next(iter(trainer.loader))])
+    trainer.train_step([next(iter(trainer.loader))])
     assert sizes == [4] * 16  # 32 views, forwards once without a graph and once for the gradient
     with pytest.raises(ValueError, match="MAEModel does not, so --gradient_accumulation_steps does the same"):
         recipe = load_recipe("mae-vit-tiny-digits")

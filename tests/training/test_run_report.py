@@ -123,22 +123,22 @@ def test_a_picture_that_cannot_be_drawn_is_a_warning(pages, tmp_path, monkeypatc
 
 def test_the_page_of_a_run_that_ends_early_says_so(pages, without_pictures, tmp_path, monkeypatch):
     trainer = build_trainer(tmp_path / "failed", max_train_steps=3)
-    step = trainer._train_step
+    step = trainer.train_step
 
     def fail(batches):
         step(batches)
         if trainer.step == 2:
             raise ValueError(EVIL)
 
-    monkeypatch.setattr(trainer, "_train_step", fail)
+    monkeypatch.setattr(trainer, "train_step", fail)
     with pytest.raises(ValueError, match="alert"):
         trainer.train()
     assert f"ended by an error: {EVIL}, step 1 of 3" in Page(pages[-1]).text and not Page(pages[-1]).is_refreshed
 
     forget_the_accelerator.__wrapped__()
     trainer = build_trainer(tmp_path / "stopped", max_train_steps=3)
-    step = trainer._train_step
-    monkeypatch.setattr(trainer, "_train_step", lambda batches: (step(batches), os.kill(os.getpid(), signal.SIGTERM)))
+    step = trainer.train_step
+    monkeypatch.setattr(trainer, "train_step", lambda batches: (step(batches), os.kill(os.getpid(), signal.SIGTERM)))
     with pytest.raises(SystemExit):
         trainer.train()
     assert "stopped by SIGTERM, step 1 of 3" in Page(pages[-1]).text and not Page(pages[-1]).is_refreshed
