@@ -41,9 +41,7 @@ ORDERS = [
     "import ssl_hub; from transformers import ViTConfig, AutoModel",
     "import ssl_hub; from transformers import ResNetConfig, AutoModel",
     "import ssl_hub; from transformers import BeitModel, SwinModel, AutoModel",
-    "from ssl_hub import MAEConfig; from transformers import AutoModel",
     "from ssl_hub.models.mae.modeling_mae import MAEModel; from transformers import AutoModel",
-    "from ssl_hub.evaluation.knn import knn_accuracy; from transformers import ViTConfig, AutoModel",
 ]
 
 
