@@ -165,7 +165,7 @@ class ClusteringTests(AnyBackboneTests):
             model(self.images(), mode="loss", **self.loss_inputs(BATCH_SIZE))
         model = self.model()
         for outside in (NUM_IMAGES, -1):
-            with pytest.raises(ValueError, match=rf"lie in \[0, 40\), .*; got .*{outside}"):
+            with pytest.raises(ValueError, match=rf"lie in \[0, 40\), the memory's 40 images; got .*{outside}"):
                 model(self.images(), mode="loss", indices=torch.tensor([outside] * BATCH_SIZE))
         with pytest.raises(ValueError, match=r"4 clusters .* dataset has 3"):
             model.begin_run(NUM_IMAGES)

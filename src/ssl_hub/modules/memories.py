@@ -68,8 +68,10 @@ class SampleMemory(nn.Module):
             )
         check_values(
             ((indices >= 0) & (indices < num_samples)).all(),
-            f"indices must lie in [0, {num_samples}), for as many images as model.begin_run was called with",
-            lambda: f"{int(indices.min())} to {int(indices.max())}",
+            f"indices must lie in [0, {num_samples}), the memory's {num_samples} images",
+            lambda: (
+                f"{int(indices.min())} to {int(indices.max())}. Was model.begin_run called with the size of this dataset?"
+            ),
         )
 
     def last_of_each(self, indices: torch.Tensor) -> torch.Tensor:
