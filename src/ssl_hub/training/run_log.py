@@ -60,8 +60,8 @@ class RunLog:
         self.bar: tqdm | None = None
         self.shown: dict[str, str] = {}  # beside the bar
         self.shown_at = -math.inf  # when that changed
-        self.run_time, self.run_images = Stopwatch(), 0  # since this process began
-        self.line_time, self.line_images = Stopwatch(), 0  # since the last line
+        self.run_time, self.run_images = Stopwatch(accelerator.device), 0  # since this process began
+        self.line_time, self.line_images = Stopwatch(accelerator.device), 0  # since the last line
 
     def start(self, step: int, total_steps: int, settings: dict) -> None:
         """Begins at a step: drops what a killed run logged after it.

@@ -25,27 +25,49 @@ _LONG_WAIT = 0.12
 
 
 class Stopwatch:
-    """Wall time of this process since a start, by what it was spent on.
+    """Time of this process since a start, by what it was spent on.
 
-    Waiting for images is what the host waits in `next(batches)`. A GPU may still compute then what was queued before, so
-    that its own idle time is that or less; on the CPU, and where nothing is queued, the two are the same.
+    On a GPU spans are timed by events on its queue: while the host waits for images, the GPU may still compute what was
+    queued before, and only what it idles counts as waiting. Elsewhere they are timed by the clock.
     """
 
-    def __init__(self):
+    def __init__(self, device: torch.device | None = None):
+        self.uses_events = device is not None and device.type == "cuda"
         self.restart()
 
     def restart(self) -> None:
         self.started = time.perf_counter()
-        self.seconds = dict.fromkeys(ACTIVITIES, 0.0)
+        self._seconds = dict.fromkeys(ACTIVITIES, 0.0)
+        self._spans: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []  # that the GPU may not have passed yet
 
     @contextmanager
     def timed(self, activity: str) -> Iterator[None]:
         """Counts what happens within as one of `ACTIVITIES`; they do not nest."""
-        start = time.perf_counter()
+        start = self._mark()
         try:
             yield
         finally:
-            self.seconds[activity] += time.perf_counter() - start
+            end = self._mark()
+            if self.uses_events:
+                self._spans.append((activity, start, end))
+            else:
+                self._seconds[activity] += end - start
+
+    def _mark(self):
+        if not self.uses_events:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """By `ACTIVITIES`; waits until the GPU has passed all spans."""
+        for activity, start, end in self._spans:
+            end.synchronize()
+            self._seconds[activity] += start.elapsed_time(end) / 1000
+        self._spans = []
+        return self._seconds
 
     @property
     def total(self) -> float:
@@ -54,12 +76,14 @@ class Stopwatch:
     @property
     def training(self) -> float:
         """Seconds of the steps, waiting for their images included."""
-        return self.total - sum(seconds for name, seconds in self.seconds.items() if name != "data_wait")
+        others = sum(seconds for name, seconds in self.seconds.items() if name != "data_wait")
+        return self.total - others
 
     def shares(self) -> dict[str, float]:
         """Of the time since the start, by `ACTIVITIES`."""
+        seconds = self.seconds  # first, as it may wait
         total = self.total
-        return {name: seconds / total for name, seconds in self.seconds.items()}
+        return {name: value / total for name, value in seconds.items()}
 
 
 def peak_memory(device: torch.device) -> float:
