@@ -1,7 +1,6 @@
 """Backbones: any vision model of transformers or timm by its configuration, and one way to read what it returns."""
 
 import copy
-import functools
 import inspect
 import math
 from collections.abc import Iterator
@@ -38,6 +37,7 @@ class BackboneLayout:
         num_prefix_tokens: class, distillation and register tokens, which come before those of the patches.
         channels_last: whether its feature map is `(B, H, W, C)`.
         pools: whether it pools by itself, which is more than handing out the class token.
+        interpolates: whether it has to be asked to interpolate its position embeddings to the images' size.
     """
 
     hidden_size: int
@@ -45,6 +45,7 @@ class BackboneLayout:
     num_prefix_tokens: int
     channels_last: bool
     pools: bool
+    interpolates: bool
 
 
 class PlainCheckpointMixin:
@@ -177,12 +178,6 @@ def backbone_map_size(backbone: PreTrainedModel) -> int:
     return map_size
 
 
-@functools.cache
-def _position_arguments(backbone_class: type[PreTrainedModel]) -> dict[str, bool]:
-    takes = "interpolate_pos_encoding" in inspect.signature(backbone_class.forward).parameters
-    return {"interpolate_pos_encoding": True} if takes else {}
-
-
 def run_backbone(
     backbone: PreTrainedModel, pixel_values: torch.Tensor, pooling: str = "cls", **kwargs
 ) -> BaseModelOutputWithPooling:
@@ -200,8 +195,10 @@ def run_backbone(
         `hidden_states` and `attentions` that the backbone returned.
     """
     layout = backbone_layout(backbone)
+    if layout.interpolates:
+        kwargs["interpolate_pos_encoding"] = True
     # Images are float32; a backbone of half precision takes them as its own.
-    outputs = backbone(pixel_values.to(backbone.dtype), **_position_arguments(type(backbone)), **kwargs)
+    outputs = backbone(pixel_values.to(backbone.dtype), **kwargs)
     hidden = outputs.last_hidden_state
     if layout.channels_last:
         hidden = hidden.permute(0, 3, 1, 2)
@@ -405,6 +402,7 @@ def _run_on_meta(backbone: PreTrainedModel) -> tuple[BackboneLayout, list[str]]:
         num_prefix_tokens=prefix or 0,
         channels_last=channels_last,
         pools=pools,
+        interpolates=_interpolates(backbone),
     )
     class_token = getattr(outputs, "cls_token_value", None)
     used = [tensor.sum() for tensor in (hidden, pooled, class_token) if tensor is not None and tensor.requires_grad]
@@ -424,7 +422,11 @@ def _meta_outputs(backbone: PreTrainedModel, size: int):
     channels = num_backbone_channels(backbone.config)
     pixel_values = torch.empty(1, channels, size, size, device="meta", dtype=backbone.dtype)
     with _RefuseRandomness():
-        return backbone(pixel_values, **_position_arguments(type(backbone)))
+        return backbone(pixel_values, **({"interpolate_pos_encoding": True} if _interpolates(backbone) else {}))
+
+
+def _interpolates(backbone: PreTrainedModel) -> bool:
+    return "interpolate_pos_encoding" in inspect.signature(type(backbone).forward).parameters
 
 
 def _channels_last(shape: torch.Size, larger: torch.Size | None, pooled_size: int | None) -> bool:
