@@ -7,6 +7,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForPreTraining
 
 from ssl_hub import NPIDModel
@@ -76,8 +78,34 @@ def test_a_step_reads_no_tensor_of_the_device(name, tmp_path, monkeypatch):
         labels = torch.tensor(trainer.train_dataset["label"])
         trainer.run_evaluation.probe = OnlineProbe(labels, 10, 0.1, 16, trainer.accelerator.device)
     trainer.model.train()
+    loss = trainer.model.loss
+
+    def watched(*args, **kwargs):
+        with RefuseCopies():
+            return loss(*args, **kwargs)
+
+    if not name.startswith("beit"):  # transformers' BEiT keeps its index of positions on the host
+        monkeypatch.setattr(trainer.model, "loss", watched)
     trainer.train_step([next(iter(trainer.loader))])
     assert all(parameter.is_meta for parameter in trainer.model.parameters())
+
+
+class RefuseCopies(TorchFunctionMode):
+    """Refuses to copy numbers to the device, for which the host waits too: lists, also as an index, and tensors."""
+
+    makers = (torch.tensor, torch.as_tensor, torch.Tensor.new_tensor)
+    movers = (torch.Tensor.to, torch.Tensor.__getitem__)
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        outputs = func(*args, **(kwargs or {}))
+        if isinstance(outputs, torch.Tensor) and outputs.is_meta:
+            index = args[1] if func is torch.Tensor.__getitem__ else ()
+            assert func not in self.makers, f"{func.__name__}{args}"
+            assert not any(isinstance(each, list | tuple) for each in (index if isinstance(index, tuple) else [index]))
+            if func in self.movers:
+                tensors = [each for each in tree_leaves(args) if isinstance(each, torch.Tensor)]
+                assert all(each.is_meta for each in tensors), f"{func.__name__} of a tensor of the host"
+        return outputs
 
 
 def test_the_teacher_follows_once_an_optimizer_step(tmp_path, monkeypatch):

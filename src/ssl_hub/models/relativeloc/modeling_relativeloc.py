@@ -18,7 +18,7 @@ from .configuration_relativeloc import RelativeLocConfig
 # The grid is numbered column by column. A direction is its patch's place among the others.
 GRID = 3
 CENTER = 4
-OTHERS = (0, 1, 2, 3, 5, 6, 7, 8)
+NUM_DIRECTIONS = 8
 
 
 def cut_patches(images: torch.Tensor) -> torch.Tensor:
@@ -60,7 +60,7 @@ class RelativeLocModel(SSLModel):
         super().__init__(config)
         self.backbone = build_backbone(config.backbone_config)
         self.neck = RelativeLocNeck(2 * backbone_hidden_size(self.backbone), config.projection_size, config.dropout)
-        self.head = ClassifierHead(config.projection_size, len(OTHERS), weight_std=0.005)
+        self.head = ClassifierHead(config.projection_size, NUM_DIRECTIONS, weight_std=0.005)
         self.post_init()
 
     def loss(self, pixel_values: torch.Tensor) -> SSLLossOutput:
@@ -73,7 +73,7 @@ class RelativeLocModel(SSLModel):
         """
         self.check_patches(pixel_values)
         check_batch_for_batchnorm(self, pixel_values)
-        labels = torch.arange(len(OTHERS), device=pixel_values.device).repeat(len(pixel_values))
+        labels = torch.arange(NUM_DIRECTIONS, device=pixel_values.device).repeat(len(pixel_values))
         loss, accuracy = classification_loss(self._logits(pixel_values), labels)
         return SSLLossOutput(loss=loss, losses={"cross_entropy": loss.detach(), "accuracy": accuracy})
 
@@ -97,12 +97,13 @@ class RelativeLocModel(SSLModel):
                 )
             pixel_values = cut_patches(pixel_values)
         self.check_patches(pixel_values)
-        probabilities = to_float32(self._logits(pixel_values)).softmax(dim=1).unflatten(0, (-1, len(OTHERS)))
+        probabilities = to_float32(self._logits(pixel_values)).softmax(dim=1).unflatten(0, (-1, NUM_DIRECTIONS))
         return RelativeLocationOutput(direction=probabilities.argmax(dim=2), probabilities=probabilities)
 
     def _logits(self, patches: torch.Tensor) -> torch.Tensor:
         """Logits `(8 * batch_size, 8)`, the eight pairs of an image in neighbouring rows."""
-        return self.compare(patches[:, OTHERS].flatten(0, 1), patches[:, CENTER])
+        others = torch.cat([patches[:, :CENTER], patches[:, CENTER + 1 :]], dim=1)  # an index would come from the host
+        return self.compare(others.flatten(0, 1), patches[:, CENTER])
 
     def compare(self, others: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
         """Logits `(M, 8)` of the directions in which patches `(M, C, h, w)` lie from their centres.

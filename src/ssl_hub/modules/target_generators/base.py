@@ -206,4 +206,5 @@ def normalize(images: torch.Tensor, mean, std) -> torch.Tensor:
 
 
 def _by_channel(values, like: torch.Tensor) -> torch.Tensor:
-    return torch.tensor(list(values), device=like.device)[:, None, None]
+    # Filled on the device: for a list from the host, it would wait.
+    return torch.stack([torch.full((), float(value), device=like.device) for value in values])[:, None, None]

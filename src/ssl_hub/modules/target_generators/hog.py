@@ -23,7 +23,8 @@ def hog(images: torch.Tensor, num_bins: int = 9, cell_size: int = 8, gaussian_wi
         `torch.Tensor`: `(B, C, num_bins, H / cell_size, W / cell_size)`, each histogram of unit length.
     """
     channels, (height, width) = images.shape[1], images.shape[-2:]
-    sobel = images.new_tensor([[1.0, 0.0, -1.0], [2.0, 0.0, -2.0], [1.0, 0.0, -1.0]])
+    steps = 1 - torch.arange(3, device=images.device, dtype=images.dtype)
+    sobel = (2 - steps.abs())[:, None] * steps  # [[1, 0, -1], [2, 0, -2], [1, 0, -1]]
     kernels = torch.stack([sobel, sobel.T])[:, None].repeat(channels, 1, 1, 1)
     gradients = F.conv2d(F.pad(images, (1, 1, 1, 1), mode="reflect"), kernels, groups=channels)
     along_x, along_y = gradients.unflatten(1, (channels, 2)).unbind(dim=2)
