@@ -13,6 +13,7 @@ import os
 import platform
 import resource
 import shlex
+import shutil
 import statistics
 import subprocess
 import sys
@@ -187,6 +188,11 @@ def versions() -> dict[str, str]:
 
 def _commit() -> str:
     """The last commit that changed the sources, or the version of the package."""
-    command = ["git", "log", "-1", "--format=%h", "--", "src"]
-    done = subprocess.run(command, cwd=RESULTS.parents[1], capture_output=True, text=True)  # noqa: S603
-    return f"commit {done.stdout.strip()}" if done.returncode == 0 and done.stdout else metadata.version("ssl_hub")
+    if shutil.which("git"):
+        command = ["git", "log", "-1", "--format=%h", "--", "src"]
+        done = subprocess.run(command, cwd=RESULTS.parents[1], capture_output=True, text=True)  # noqa: S603
+        if done.returncode == 0 and done.stdout:
+            return f"commit {done.stdout.strip()}"
+    import ssl_hub
+
+    return ssl_hub.__version__

@@ -308,7 +308,9 @@ def build_step(
     model.to(device).train()
     if side == "ours, channels last":
         use_channels_last(model, device)
-    if compiled:
+    if compiled and is_ours:
+        model.loss = torch.compile(model.loss)  # as the trainer does
+    elif compiled:
         model.compile()
     optimizer_class = torch.optim.AdamW if algorithm in VITS else torch.optim.SGD
     settings = {} if algorithm in VITS else {"momentum": 0.9}
