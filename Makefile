@@ -1,12 +1,13 @@
-# make demo   pretrain a small MAE on scikit-learn's digits, into ./demo; run again to resume or to see the report
-# make test   lint, then the tests, side by side on all cores
-# make lint   ruff, the import contracts, mypy
-# make clean  remove caches and build outputs; ./demo and .venv stay
+# make demo      pretrain a small MAE on scikit-learn's digits, into ./demo; run again to resume or to see the report
+# make test      lint, then the tests, side by side on all cores
+# make test-gpu  what only a GPU shows; make test hides the GPU
+# make lint      ruff, the import contracts, mypy
+# make clean     remove caches and build outputs; ./demo and .venv stay
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-gpu lint clean
 
 demo: .venv/installed
 	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
@@ -15,6 +16,9 @@ demo: .venv/installed
 
 test: lint
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+test-gpu: .venv/installed-test
+	SSL_HUB_TEST_GPU=1 $(BIN)/python -m pytest tests/training/test_cuda.py
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .

@@ -1,7 +1,8 @@
-"""What only a GPU shows; run where there is one."""
+"""What only a GPU shows: `make test-gpu`."""
 
 import json
 import math
+import os
 import time
 
 import numpy as np
@@ -18,7 +19,7 @@ from ssl_hub.modules.memories import OnlineClusterMemory
 from ssl_hub.registry import ALGORITHMS
 from ssl_hub.training.timing import Stopwatch
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+pytestmark = pytest.mark.skipif("SSL_HUB_TEST_GPU" not in os.environ, reason="needs a GPU: make test-gpu")
 GPU = torch.device("cuda")
 
 
