@@ -3,10 +3,10 @@
     python benchmarks/checkpoint.py [--rounds 3]
 
 The MAE with a ViT-B/16 and the state of AdamW, on the CPU. Ours copies them and writes beside the next steps: what counts is the
-time of the thread that trains. The peer does what transformers' Trainer does: `save_pretrained`, then `torch.save` of the
-optimizer's state. Its time is the processor's of that thread too, so that what it waits for the disk is not counted. The
-first of our checkpoints takes the memory for the copies, the others have it. "in all" is what writing takes of the
-processor, checksums among it.
+time of the thread that trains. The memory for the copies is taken beside the steps before the first checkpoint. The peer does
+what transformers' Trainer does: `save_pretrained`, then `torch.save` of the optimizer's state. Its time is the processor's of
+that thread too, so that what it waits for the disk is not counted. "in all" is what writing takes of the processor, checksums
+among it.
 """
 
 import shutil
@@ -59,6 +59,7 @@ def measure(model, optimizer, processor, folder: Path, rounds: int) -> list[dict
         shutil.rmtree(folder / "peer", ignore_errors=True)
         return thread_seconds(lambda: save_as_trainer(model, optimizer, folder / "peer"))
 
+    writer.reserve(model, optimizer)
     first = ours()
     size = sum(path.stat().st_size for path in (folder / "checkpoint-1").glob("*.safetensors")) / 1e9
     in_all.clear()

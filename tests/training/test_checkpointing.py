@@ -18,7 +18,7 @@ from test_trainer import build_trainer, metrics_of
 from transformers import AutoModel, ViTConfig, ViTModel
 
 from ssl_hub.training import checkpointing
-from ssl_hub.training.checkpointing import DamagedCheckpointError, list_checkpoints, verify_checkpoint
+from ssl_hub.training.checkpointing import CheckpointWriter, DamagedCheckpointError, list_checkpoints, verify_checkpoint
 
 ROOT = Path(__file__).parents[2]
 STEPS = 30
@@ -305,6 +305,22 @@ def test_a_finished_run_goes_on_when_it_gets_more_steps(run_folder):
     train(run_folder, "latest", max_train_steps=8)
     assert [line["step"] for line in metrics_of(run_folder) if "loss" in line][-1] == 8
     assert list_checkpoints(run_folder)[-1].name == "checkpoint-8"
+
+
+def test_the_first_checkpoint_finds_its_memory_taken(tmp_path, monkeypatch):
+    seen, save = [], CheckpointWriter.save
+
+    def watched(self, *args, **kwargs):
+        self.wait()
+        seen.append(dict(self.copies))
+        save(self, *args, **kwargs)
+        seen.append(dict(self.copies))
+
+    monkeypatch.setattr(CheckpointWriter, "save", watched)
+    build_trainer(tmp_path, max_train_steps=2, checkpointing_steps="2").train()
+    taken, used = seen
+    assert taken and taken.keys() == used.keys()
+    assert all(used[key] is memory for key, memory in taken.items())
 
 
 def test_epochs_end_where_checkpoints_were_written_before(tmp_path):

@@ -65,6 +65,22 @@ class CheckpointWriter:
         self.executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self.writing: Future | None = None
 
+    def reserve(self, model: SSLModel, optimizer: torch.optim.Optimizer) -> None:
+        """Takes the memory for the copies beside the next steps, once, so that the first checkpoint need not.
+
+        Args:
+            optimizer: after a step, by which it has its state.
+        """
+        if self.copies or self.writing is not None:
+            return
+        kinds = {"model": model.state_dict(keep_vars=True), "optimizer": optimizer_tensors(model, optimizer)}
+        self.writing = self.executor.submit(self._reserve, kinds)
+
+    def _reserve(self, kinds: dict[str, dict[str, torch.Tensor]]) -> None:
+        for kind, tensors in kinds.items():
+            for _, buffer, _ in self._buffers(kind, tensors):
+                buffer.zero_()  # memory is the process's once it is written to
+
     def save(
         self,
         step: int,
@@ -86,8 +102,8 @@ class CheckpointWriter:
             OSError: the checkpoint before could not be written.
         """
         self.wait()  # its copies are about to be overwritten
+        tensors = {"optimizer": optimizer_tensors(model, optimizer), **(tensors or {})}
         remembered = optimizer_state(model, optimizer)
-        tensors = {"optimizer": {k: v for k, v in remembered.items() if isinstance(v, torch.Tensor)}, **(tensors or {})}
         state = {**state, "optimizer_scalars": {k: v for k, v in remembered.items() if k not in tensors["optimizer"]}}
         # With the parameters themselves, so that a weight under two names is known to be one.
         weights = self._copy("model", model.state_dict(keep_vars=True))
@@ -133,15 +149,18 @@ class CheckpointWriter:
 
     @torch.no_grad()
     def _copy(self, kind: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        copies: dict[str, torch.Tensor] = {}
+        return {name: buffer.copy_(tensor) for name, buffer, tensor in self._buffers(kind, tensors)}
+
+    def _buffers(self, kind: str, tensors: dict[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+        """Name, memory for the copy, and tensor; a tensor under several names is copied to one place."""
         first_names: dict[torch.Tensor, str] = {}
         for name, tensor in tensors.items():
             key = kind, first_names.setdefault(tensor, name)
-            copy = self.copies.get(key)
-            if copy is None or copy.shape != tensor.shape or copy.dtype != tensor.dtype:
-                copy = torch.empty_like(tensor, device="cpu", memory_format=torch.contiguous_format)
-            self.copies[key] = copies[name] = copy.copy_(tensor)
-        return copies
+            buffer = self.copies.get(key)
+            if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
+                buffer = torch.empty_like(tensor, device="cpu", memory_format=torch.contiguous_format)
+            self.copies[key] = buffer
+            yield name, buffer, tensor
 
 
 def _write_checkpoint(folder, model, weights, image_processor, tensors, state) -> None:
@@ -162,6 +181,12 @@ def optimizer_state(model: torch.nn.Module, optimizer: torch.optim.Optimizer) ->
         for parameter_name, parameter in model.named_parameters()
         for name, value in optimizer.state.get(parameter, {}).items()
     }
+
+
+def optimizer_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Those of `optimizer_state`."""
+    state = optimizer_state(model, optimizer)
+    return {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
 
 
 def read_state(checkpoint: Path) -> dict:

@@ -338,6 +338,8 @@ class SSLTrainer:
 
     def _after_step(self) -> None:
         self.log.update_bar(self.step)
+        if self.is_main:
+            self.checkpoints.reserve(self.model, self.optimizer)
         self.checkpoints.raise_error()
         done = self.step == self.total_steps
         every = self.args.checkpointing_steps
