@@ -92,19 +92,18 @@ def rotate(pixels: Tensor, parameters: Mapping) -> Tensor:
     return pixels.flatten(2).gather(2, place).view_as(pixels) * inside[:, None]
 
 
-def change_brightness(pixels: Tensor, parameters: Mapping) -> Tensor:
-    return _to_8_bits(pixels * _column(parameters["factor"], pixels))
+def blend(pixels: Tensor, factors: np.ndarray, with_mean: np.ndarray, with_luma: np.ndarray) -> Tensor:
+    """Brightness, contrast and saturation: the weighted mean of each image with black, its mean luma, or its luma.
 
-
-def change_contrast(pixels: Tensor, parameters: Mapping) -> Tensor:
-    factor = _column(parameters["factor"], pixels)
-    mean = luma(pixels).mean(dim=(2, 3), keepdim=True).round_()
-    return _to_8_bits(pixels * factor + (1 - factor) * mean)
-
-
-def change_saturation(pixels: Tensor, parameters: Mapping) -> Tensor:
-    factor = _column(parameters["factor"], pixels)
-    return _to_8_bits(pixels * factor + (1 - factor) * luma(pixels))
+    Args:
+        factors: `(N,)`, the weights of the images; 1 leaves an image as it is.
+        with_mean, with_luma: `(N,)`, bool.
+    """
+    gray = luma(pixels)
+    means = gray.mean(dim=(2, 3), keepdim=True).round_()
+    rest = (1 - factors) * np.stack([with_mean, with_luma])
+    others = torch.addcmul(means * _column(rest[0], pixels), gray, _column(rest[1], pixels))
+    return _to_8_bits(torch.addcmul(others, pixels, _column(factors, pixels)))
 
 
 def turn_hue(pixels: Tensor, parameters: Mapping) -> Tensor:
@@ -114,7 +113,7 @@ def turn_hue(pixels: Tensor, parameters: Mapping) -> Tensor:
     sextant = torch.where(
         value == red, green - blue, torch.where(value == green, blue - red + 2 * span, red - green + 4 * span)
     )
-    turn = _column(np.trunc(parameters["factor"] * 255), pixels)[:, 0]
+    turn = _column(np.trunc(parameters["hue"] * 255), pixels)[:, 0]
     hue = (sextant * (256 / 6) / span.clamp(min=1) + 0.5).floor()
     hue = (hue + turn).remainder(256) * (6 / 255)
     chroma = value * (255 * span / value.clamp(min=1)).round_() / 255

@@ -120,14 +120,19 @@ def _color_jitter(view: Mapping, where: str) -> Operation | None:
     def render(pixels: np.ndarray, parameters: Mapping) -> np.ndarray:
         factors = parameters["factors"].tolist()
         for i in parameters["order"].tolist():
-            pixels = changes[i].render(pixels, factors[i])
+            pixels = changes[i](pixels, factors[i])
         return pixels
 
     def render_batch(pixels: torch.Tensor, parameters: Mapping) -> torch.Tensor:
+        """In each turn the hue of some images, and one of the other changes of all others at once."""
+        names = np.array(list(intervals))
         for turn in parameters["order"].T:
-            for i, change in enumerate(changes):
-                rows = np.flatnonzero(turn == i)
-                batched.render_some(pixels, rows, change.render_batch, {"factor": parameters["factors"][:, i]})
+            names_now, factors = names[turn], np.take_along_axis(parameters["factors"], turn[:, None], axis=1)[:, 0]
+            turns_hue = names_now == "hue"
+            if not turns_hue.all():
+                kinds = names_now == "contrast", names_now == "saturation"
+                pixels = batched.blend(pixels, np.where(turns_hue, 1.0, factors), *kinds)
+            batched.render_some(pixels, np.flatnonzero(turns_hue), batched.turn_hue, {"hue": factors})
         return pixels
 
     return Operation("color_jitter", number(jitter, where, "p", high=1), draw, render, render_batch)
@@ -152,18 +157,11 @@ def _turn_hue(pixels: np.ndarray, factor: float) -> np.ndarray:
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
 
 
-class _Change(NamedTuple):
-    """A change of the colors by a factor, of an image and of a batch."""
-
-    render: Callable[[np.ndarray, float], np.ndarray]
-    render_batch: Callable[[torch.Tensor, Mapping], torch.Tensor]
-
-
-_CHANGES = {
-    "brightness": _Change(_change_brightness, batched.change_brightness),
-    "contrast": _Change(_change_contrast, batched.change_contrast),
-    "saturation": _Change(_change_saturation, batched.change_saturation),
-    "hue": _Change(_turn_hue, batched.turn_hue),
+_CHANGES: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
+    "brightness": _change_brightness,
+    "contrast": _change_contrast,
+    "saturation": _change_saturation,
+    "hue": _turn_hue,
 }
 
 
