@@ -312,7 +312,7 @@ def check_swav_loss(case: Case) -> None:
 
     def run(x):
         model.head.normalize_prototypes()
-        return model._swapped_prediction(x.chunk(num_crops), model.head.prototypes.weight)
+        return model._swapped_prediction(x.unflatten(0, (num_crops, -1)), model.head.prototypes.weight)
 
     def convert(state):
         return {name.removeprefix("loss."): tensor for name, tensor in state.items()}

@@ -23,8 +23,9 @@ def gather(tensor: torch.Tensor) -> torch.Tensor:
     """Concatenates the tensors of all processes along the first dimension, in their order, without a gradient."""
     if num_processes() == 1:
         return tensor.detach()
+    tensor = tensor.contiguous()
     parts = [torch.empty_like(tensor) for _ in range(num_processes())]
-    dist.all_gather(parts, tensor.contiguous())
+    dist.all_gather(parts, tensor)
     return torch.cat(parts)
 
 

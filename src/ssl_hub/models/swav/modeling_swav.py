@@ -26,21 +26,21 @@ def sinkhorn(
     """Assigns samples to prototypes so that each prototype gets the same share of those of all processes.
 
     Args:
-        scores: similarities `(B, K)` of samples and prototypes, in [-1, 1].
+        scores: similarities `(..., B, K)` of samples and prototypes, in [-1, 1].
         counted: `(B,)`, 1 for the samples that take part and 0 for the others; all take part by default.
 
     Returns:
-        `torch.Tensor`: assignments `(B, K)`, whose rows add up to 1.
+        `torch.Tensor`: assignments `(..., B, K)`, whose rows add up to 1.
     """
-    counted = torch.ones_like(scores[:, 0]) if counted is None else counted
+    counted = scores.new_ones(scores.shape[-2]) if counted is None else counted
     num_samples = counted.sum() * num_processes()
     assignments = (scores / epsilon).exp() * counted[:, None]
-    assignments /= sum_(assignments.sum())
+    assignments /= sum_(assignments.sum(dim=(-2, -1), keepdim=True))
     for _ in range(iterations):
         # A prototype that no sample comes near can underflow to nothing; it stays so instead of becoming NaN.
-        assignments /= sum_(assignments.sum(dim=0)).clamp(min=1e-12) * scores.shape[1]
+        assignments /= sum_(assignments.sum(dim=-2, keepdim=True)).clamp(min=1e-12) * scores.shape[-1]
         # Brackets: the sum of a sample far from all prototypes would be lost beside a 1.
-        assignments /= (assignments.sum(dim=1) + (1 - counted))[:, None] * num_samples
+        assignments /= (assignments.sum(dim=-1) + (1 - counted))[..., None] * num_samples
     return assignments * num_samples
 
 
@@ -86,16 +86,17 @@ class SwAVQueue(nn.Module):
     def is_full(self) -> torch.Tensor:
         return (self.vectors[:, -1] != 0).any()
 
-    def part(self, crop: int) -> torch.Tensor:
-        """This process's share of the queue of a crop: Sinkhorn adds the processes up."""
-        return self.vectors[crop].chunk(num_processes())[process_index()]
+    def part(self) -> torch.Tensor:
+        """This process's share of the queue: Sinkhorn adds the processes up."""
+        return self.vectors.chunk(num_processes(), dim=1)[process_index()]
 
     @torch.no_grad()
-    def push(self, crop: int, projections: torch.Tensor, is_open: torch.Tensor) -> None:
-        new = gather(projections.to(self.vectors.dtype))
+    def push(self, projections: torch.Tensor, is_open: torch.Tensor) -> None:
+        """Takes in the projections `(num_large_crops, B, dim)` of all processes."""
+        new = gather(projections.transpose(0, 1).to(self.vectors.dtype)).transpose(0, 1)
         is_open = is_open & new.isfinite().all()  # a bad batch must not stay in the queue
-        moved = torch.cat([new, self.vectors[crop]])[: self.vectors.shape[1]]
-        self.vectors[crop] = torch.where(is_open, moved, self.vectors[crop])
+        moved = torch.cat([new, self.vectors], dim=1)[:, : self.vectors.shape[1]]
+        self.vectors.copy_(torch.where(is_open, moved, self.vectors))
 
 
 class SwAVModel(JointEmbeddingModel):
@@ -129,7 +130,7 @@ class SwAVModel(JointEmbeddingModel):
         self.check_views(pixel_values, same_size=False)
         groups = [torch.cat(list(group)) for _, group in groupby(pixel_values, key=lambda view: view.shape[-2:])]
         features = torch.cat([self.in_chunks(self._features, group) for group in groups])
-        projections = normalize(self.neck(features)).chunk(self.num_views)
+        projections = normalize(self.neck(features)).unflatten(0, (self.num_views, -1))
         self.head.normalize_prototypes()
         prototypes = self.head.prototypes.weight
         prototypes = torch.where(self.prototypes_train > 0, prototypes, prototypes.detach())
@@ -141,25 +142,23 @@ class SwAVModel(JointEmbeddingModel):
 
     def _swapped_prediction(self, projections, prototypes):
         config = self.config
-        scores = [prototype_scores(projection, prototypes) for projection in projections]
-        log_probabilities = [(score / config.temperature).log_softmax(dim=1) for score in scores]
-        is_open = self.queue_open > 0
-        served = (is_open & self.memory.is_full()).to(scores[0].dtype) if config.queue_size > 0 else None
-        loss = 0.0
-        for crop in range(config.num_large_crops):
-            to_assign, counted = scores[crop].detach(), None
-            if config.queue_size > 0:
-                queued = prototype_scores(self.memory.part(crop), prototypes).detach()
-                to_assign = torch.cat([queued, to_assign])
-                counted = torch.cat([served.expand(len(queued)), torch.ones_like(scores[crop][:, 0])])
-                if self.training:
-                    self.memory.push(crop, projections[crop].detach(), is_open)
-            assignments = sinkhorn(to_assign, config.sinkhorn_epsilon, config.sinkhorn_iterations, counted)
-            assignments = assignments[-len(scores[crop]) :]
-            others = [v for v in range(self.num_views) if v != crop]
-            terms = [-(assignments * log_probabilities[v]).sum(dim=1).mean() for v in others]
-            loss = loss + sum(terms) / len(terms)
-        return loss / config.num_large_crops
+        large = config.num_large_crops
+        scores = prototype_scores(projections, prototypes)
+        to_assign, counted = scores[:large].detach(), None
+        if config.queue_size > 0:
+            is_open = self.queue_open > 0
+            served = (is_open & self.memory.is_full()).to(scores.dtype)
+            queued = prototype_scores(self.memory.part(), prototypes).detach()
+            to_assign = torch.cat([queued, to_assign], dim=1)
+            counted = torch.cat([served.expand(queued.shape[1]), scores.new_ones(scores.shape[1])])
+            if self.training:
+                self.memory.push(projections[:large].detach(), is_open)
+        assignments = sinkhorn(to_assign, config.sinkhorn_epsilon, config.sinkhorn_iterations, counted)
+        assignments = assignments[:, -scores.shape[1] :]
+        # Each large crop's assignments are predicted by all other crops.
+        log_probabilities = (scores / config.temperature).log_softmax(dim=2)
+        others = log_probabilities.sum(dim=0) - log_probabilities[:large]
+        return -(assignments * others).sum(dim=2).mean() / (self.num_views - 1)
 
     def begin_run(self, num_samples: int | None) -> None:
         size, processes = self.config.queue_size, num_processes()
@@ -178,7 +177,7 @@ class SwAVModel(JointEmbeddingModel):
 
 @in_float32
 def prototype_scores(projections: torch.Tensor, prototypes: torch.Tensor) -> torch.Tensor:
-    """Similarities `(B, K)` of unit projections and unit prototypes."""
+    """Similarities `(..., B, K)` of unit projections and unit prototypes."""
     return projections @ prototypes.T
 
 
