@@ -73,7 +73,8 @@ class CheckpointWriter:
         """
         if self.copies or self.writing is not None:
             return
-        kinds = {"model": model.state_dict(keep_vars=True), "optimizer": optimizer_tensors(model, optimizer)}
+        remembered = tensors_of(optimizer_state(model, optimizer))
+        kinds = {"model": model.state_dict(keep_vars=True), "optimizer": remembered}
         self.writing = self.executor.submit(self._reserve, kinds)
 
     def _reserve(self, kinds: dict[str, dict[str, torch.Tensor]]) -> None:
@@ -102,8 +103,8 @@ class CheckpointWriter:
             OSError: the checkpoint before could not be written.
         """
         self.wait()  # its copies are about to be overwritten
-        tensors = {"optimizer": optimizer_tensors(model, optimizer), **(tensors or {})}
         remembered = optimizer_state(model, optimizer)
+        tensors = {"optimizer": tensors_of(remembered), **(tensors or {})}
         state = {**state, "optimizer_scalars": {k: v for k, v in remembered.items() if k not in tensors["optimizer"]}}
         # With the parameters themselves, so that a weight under two names is known to be one.
         weights = self._copy("model", model.state_dict(keep_vars=True))
@@ -183,10 +184,9 @@ def optimizer_state(model: torch.nn.Module, optimizer: torch.optim.Optimizer) ->
     }
 
 
-def optimizer_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """Those of `optimizer_state`."""
-    state = optimizer_state(model, optimizer)
-    return {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
+def tensors_of(values: dict) -> dict[str, torch.Tensor]:
+    """Those of the values that are tensors."""
+    return {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
 
 
 def read_state(checkpoint: Path) -> dict:

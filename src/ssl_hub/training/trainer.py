@@ -49,6 +49,7 @@ from .checkpointing import (
     lock_output_dir,
     optimizer_state,
     read_state,
+    tensors_of,
 )
 from .interruption import StopSignals
 from .optimization import Schedule, build_optimizer, count_warmup_steps, describe_groups, drop_frozen_gradients
@@ -471,7 +472,7 @@ class SSLTrainer:
         if self.run_evaluation.probe is not None:
             tensors["online_probe"] = self.run_evaluation.probe.state()
             values |= {f"online_probe.{name}": value for name, value in tensors["online_probe"].items()}
-        bad = find_non_finite({name: value for name, value in values.items() if isinstance(value, torch.Tensor)})
+        bad = find_non_finite(tensors_of(values))
         if bad:
             names = ", ".join(bad[:3]) + (", ..." if len(bad) > 3 else "")
             self.log.raise_non_finite(f"weights or optimizer are not finite after step {self.step}: {names}", self.step)
